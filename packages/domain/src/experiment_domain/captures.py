@@ -1,0 +1,244 @@
+"""Capture sessions: intervals of recording inside a run."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from attrs import frozen
+
+from experiment_domain.kernel.entity import (
+    Change,
+    Entity,
+    Lock,
+    Page,
+    Position,
+    changed,
+    created,
+    refuse_archived,
+    removed,
+    unchanged,
+)
+from experiment_domain.kernel.errors import Conflict
+from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.lifecycle import Lifecycle
+from experiment_domain.kernel.values import checked_text
+from experiment_domain.runs import Run, RunStatus
+
+
+class CaptureStatus(StrEnum):
+    """The statuses of a capture session."""
+
+    DRAFT = "draft"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ARCHIVED = "archived"
+
+
+CAPTURE_SESSION = Lifecycle(
+    "capture_session",
+    CaptureStatus.DRAFT,
+    {
+        CaptureStatus.DRAFT: (CaptureStatus.RUNNING, CaptureStatus.ARCHIVED),
+        CaptureStatus.RUNNING: (CaptureStatus.SUCCEEDED, CaptureStatus.FAILED),
+        CaptureStatus.SUCCEEDED: (CaptureStatus.ARCHIVED,),
+        CaptureStatus.FAILED: (CaptureStatus.ARCHIVED,),
+    },
+)
+
+_EVENTS = {
+    CaptureStatus.RUNNING: "capture.started",
+    CaptureStatus.SUCCEEDED: "capture.completed",
+    CaptureStatus.FAILED: "capture.failed",
+    CaptureStatus.ARCHIVED: "capture.archived",
+}
+
+
+@frozen(kw_only=True)
+class Pin:
+    """A sensor that takes part in a session, and the profile version its readings are converted by.
+
+    `profile_id` is None where the sensor had no published profile when the session started: its readings
+    then have raw values only.
+    """
+
+    sensor_id: UUID
+    profile_id: UUID | None
+    profile_version: int | None
+
+
+@frozen(kw_only=True)
+class CaptureSession(Entity):
+    """One interval of recording inside a run. `ordinal` counts a run's sessions 1, 2, 3 …"""
+
+    run_id: UUID
+    ordinal: int
+    notes: str | None = None
+    status: CaptureStatus = CaptureStatus.DRAFT
+    started_at: datetime | None = None
+    stopped_at: datetime | None = None
+    deleted_at: datetime | None = None
+    pins: tuple[Pin, ...] = ()
+
+    @classmethod
+    def create(
+        cls, *, session_id: UUID, run: Run, ordinal: int, at: datetime, by: str, notes: str | None
+    ) -> Change["CaptureSession"]:
+        """A new session of `run`, in draft."""
+        refuse_archived("run", run.status)
+        if run.status not in (RunStatus.DRAFT, RunStatus.RUNNING):
+            raise Conflict("run_over", f"This run is {run.status} and takes no more capture sessions.")
+        if notes is not None:
+            checked_text("notes", notes)
+        session = cls(
+            id=session_id,
+            project_id=run.project_id,
+            run_id=run.id,
+            ordinal=ordinal,
+            notes=notes,
+            created_at=at,
+            updated_at=at,
+            created_by=by,
+        )
+        return created(session, session.event("capture.created", at, ordinal=ordinal))
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it stands against ending its run."""
+        return self.status is CaptureStatus.RUNNING
+
+    @property
+    def takes_late_readings(self) -> bool:
+        """Whether it is over, and readings for it are late."""
+        return self.status in (CaptureStatus.SUCCEEDED, CaptureStatus.FAILED)
+
+    def pin_of(self, sensor_id: UUID) -> Pin | None:
+        """The part that a sensor takes in this session, None where it takes none."""
+        return next((pin for pin in self.pins if pin.sensor_id == sensor_id), None)
+
+    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+        """An event of this session."""
+        return Event(
+            type=kind,
+            project_id=self.project_id,
+            subject=f"capture_session/{self.id}",
+            at=at,
+            data={"run_id": str(self.run_id), **data},
+        )
+
+    def start(
+        self,
+        *,
+        run: Run,
+        pins: Sequence[Pin],
+        running_sessions: Collection[UUID],
+        at: datetime,
+        reason: str | None = None,
+    ) -> Change["CaptureSession"]:
+        """draft → running: pins for each bound sensor the profile version published now."""
+        if not CAPTURE_SESSION.moves(self.status, CaptureStatus.RUNNING):
+            return unchanged(self)
+        if run.status is not RunStatus.RUNNING:
+            raise Conflict("run_not_running", f"A session starts only in a running run; this one is {run.status}.")
+        if not pins:
+            raise Conflict("no_bound_sensors", "A session starts only in a run with at least one bound sensor.")
+        if running_sessions:
+            raise Conflict(
+                "session_already_running",
+                "A run has at most one running session.",
+                active_capture_sessions=[str(session_id) for session_id in running_sessions],
+            )
+        return self._move(CaptureStatus.RUNNING, at, reason, {"started_at": at, "pins": tuple(pins)})
+
+    def stop(self, outcome: CaptureStatus, *, at: datetime, reason: str | None = None) -> Change["CaptureSession"]:
+        """running → succeeded or failed."""
+        return self._move(outcome, at, reason, {"stopped_at": at})
+
+    def archive(self, *, at: datetime, reason: str | None = None) -> Change["CaptureSession"]:
+        """draft, succeeded or failed → archived."""
+        return self._move(CaptureStatus.ARCHIVED, at, reason, {})
+
+    def delete(self, *, at: datetime) -> Change["CaptureSession"]:
+        """A draft is removed; a failed one is gone from every listing and can be restored; others refuse."""
+        event = self.event("capture.deleted", at, ordinal=self.ordinal)
+        if self.status is CaptureStatus.DRAFT:
+            return removed(self, event)
+        if self.status is not CaptureStatus.FAILED:
+            raise Conflict("not_deletable", f"Only draft and failed sessions are deleted; this one is {self.status}.")
+        return changed(self, at, {"deleted_at": at}, event)
+
+    def restore(self, *, at: datetime) -> Change["CaptureSession"]:
+        """Bring a deleted session back; one that is there stays as it is."""
+        return changed(self, at, {"deleted_at": None})
+
+    def check_takes_readings(self) -> None:
+        """Refuse readings before the session started and after it was archived."""
+        refuse_archived("capture session", self.status)
+        if self.status is CaptureStatus.DRAFT:
+            raise Conflict("session_not_started", "This capture session has not been started.")
+
+    def _move(
+        self, target: CaptureStatus, at: datetime, reason: str | None, values: Mapping[str, Any]
+    ) -> Change["CaptureSession"]:
+        if not CAPTURE_SESSION.moves(self.status, target):
+            return unchanged(self)
+        data = {"from": self.status, "reason": reason, "ordinal": self.ordinal}
+        return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+
+
+class CaptureSessionRepository(Protocol):
+    """Keeps capture sessions with their pins. Deleted ones are found only by who asks for them."""
+
+    @abstractmethod
+    async def get(self, session_id: UUID, lock: Lock = Lock.NONE, *, deleted: bool = False) -> CaptureSession | None:
+        """The session, or None; a deleted one only where `deleted` ones are asked for as well."""
+
+    @abstractmethod
+    def add(self, session: CaptureSession) -> None:
+        """Keep a new session."""
+
+    @abstractmethod
+    def save(self, session: CaptureSession) -> None:
+        """Keep a changed session, whose version is one above the kept one."""
+
+    @abstractmethod
+    def remove(self, session: CaptureSession) -> None:
+        """Remove a draft."""
+
+    @abstractmethod
+    async def page(
+        self,
+        run_id: UUID,
+        *,
+        statuses: Collection[CaptureStatus] = (),
+        limit: int,
+        after: Position | None,
+    ) -> Page[CaptureSession]:
+        """The sessions of a run, newest first."""
+
+    @abstractmethod
+    async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
+        """All sessions of a run that are not deleted, by ordinal."""
+
+    @abstractmethod
+    async def any_in(self, run_id: UUID) -> bool:
+        """Whether a run has sessions, deleted ones included."""
+
+    @abstractmethod
+    async def active_in(self, run_id: UUID) -> Sequence[UUID]:
+        """The active sessions of a run."""
+
+    @abstractmethod
+    async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:
+        """The active sessions in which a sensor takes part, of one run or of all."""
+
+    @abstractmethod
+    async def any_with(self, sensor_id: UUID) -> bool:
+        """Whether a sensor ever took part in a session."""
+
+    @abstractmethod
+    async def next_ordinal(self, run_id: UUID) -> int:
+        """One above the highest ordinal of a run, deleted sessions included; call it with the run locked."""

@@ -1,0 +1,151 @@
+"""Who is calling, and what they may do where."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from attrs import evolve, field, frozen
+
+from experiment_domain.kernel.errors import Forbidden, NotFound
+
+
+class Role(StrEnum):
+    """What somebody is to a project. Owner ⊃ editor ⊃ viewer; sensor and system stand apart."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    OWNER = "owner"
+    SENSOR = "sensor"
+    SYSTEM = "system"
+
+
+MEMBER_ROLES = (Role.VIEWER, Role.EDITOR, Role.OWNER)
+_RANK = {role: rank for rank, role in enumerate(MEMBER_ROLES)}
+
+
+class Permission(StrEnum):
+    """What a use case asks for. The table of who has which is `GRANTS`."""
+
+    READ = "read"
+    READ_RAW = "read raw values"
+    EDIT = "edit"
+    ADMINISTER = "publish, approve, rotate, manage webhooks"
+    OWN = "archive, delete, restore, change settings, read the audit log"
+    INGEST = "send readings and heartbeats"
+    SIGN_IN = "be a known user"
+
+
+_EDITORS = frozenset({Role.EDITOR, Role.OWNER})
+_OWNERS = frozenset({Role.OWNER})
+GRANTS: Mapping[Permission, frozenset[Role]] = {
+    Permission.READ: frozenset(MEMBER_ROLES),
+    Permission.READ_RAW: frozenset(MEMBER_ROLES),  # narrowed by the project's policy
+    Permission.EDIT: _EDITORS,
+    Permission.ADMINISTER: _OWNERS,
+    Permission.OWN: _OWNERS,
+    Permission.INGEST: frozenset({Role.SENSOR}),
+    Permission.SIGN_IN: frozenset(MEMBER_ROLES),
+}
+
+
+def higher(one: Role | None, other: Role | None) -> Role | None:
+    """The higher of two member roles; None is lower than any."""
+    if one is None or other is None:
+        return one or other
+    return one if _RANK[one] >= _RANK[other] else other
+
+
+@frozen(kw_only=True)
+class User:
+    """A person or program with a user's token. `projects` are the roles that the token itself claims."""
+
+    id: str
+    name: str | None = None
+    projects: Mapping[UUID, Role] = field(factory=dict[UUID, Role])
+
+    @property
+    def actor(self) -> str:
+        """The name under which history and audit know this user."""
+        return self.id
+
+
+@frozen(kw_only=True)
+class SensorToken:
+    """A sensor's token, already hashed: which sensor it belongs to, only the repository can tell."""
+
+    token_hash: bytes
+
+    @property
+    def actor(self) -> str:
+        """A stand-in until the repository has told which sensor it is."""
+        return "sensor"
+
+
+@frozen(kw_only=True)
+class System:
+    """The service itself."""
+
+    @property
+    def actor(self) -> str:
+        """The name under which history and audit know the service."""
+        return "system"
+
+
+Principal = User | SensorToken | System
+
+
+@frozen(kw_only=True)
+class Caller:
+    """A principal and where its request came from."""
+
+    principal: Principal
+    request_id: str | None = None
+    address: str | None = None
+
+
+@frozen(kw_only=True)
+class Grants:
+    """The roles of one principal: of a user by project, of a sensor in its own project."""
+
+    actor: str
+    roles: Mapping[UUID, Role] = field(factory=dict[UUID, Role])
+    sensor_id: UUID | None = None
+    everywhere: bool = False
+
+    @classmethod
+    def of_user(cls, user: User, memberships: Mapping[UUID, Role]) -> "Grants":
+        """A user's role in a project is the higher of the token's claim and the membership."""
+        roles = dict(memberships)
+        for project_id, role in user.projects.items():
+            roles[project_id] = higher(roles.get(project_id), role) or role
+        return cls(actor=user.actor, roles=roles)
+
+    def with_role(self, project_id: UUID, role: Role) -> "Grants":
+        """These grants and one more."""
+        return evolve(self, roles={**self.roles, project_id: role})
+
+    def role_in(self, project_id: UUID) -> Role | None:
+        """The role in a project, None for an outsider."""
+        return Role.SYSTEM if self.everywhere else self.roles.get(project_id)
+
+    def allows(self, permission: Permission, project_id: UUID) -> bool:
+        """Whether `permission` is granted in the project."""
+        return self.everywhere or self.role_in(project_id) in GRANTS[permission]
+
+    def require(self, permission: Permission, project_id: UUID, noun: str) -> None:
+        """Refuse with `NotFound` an outsider, who may not know of the thing; with `Forbidden` too low a role."""
+        role = self.role_in(project_id)
+        if role is None or (role is Role.SENSOR and permission is not Permission.INGEST):
+            raise NotFound(noun)
+        if not self.allows(permission, project_id):
+            raise Forbidden(f"The role {role} does not allow to {permission}.")
+
+
+class Authenticator(Protocol):
+    """Tells who carries a bearer token."""
+
+    @abstractmethod
+    async def authenticate(self, token: str) -> Principal:
+        """The principal behind `token`. Raises `Unauthenticated`."""

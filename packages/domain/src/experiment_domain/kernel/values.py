@@ -1,0 +1,90 @@
+"""What text, tags and JSON values the domain accepts. Paths in refusals are those of the request's fields."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from experiment_domain.kernel.errors import Invalid
+
+NAME_LENGTH = 200
+TEXT_LENGTH = 10_000
+TAG_LENGTH = 100
+TAGS = 100
+JSON_DEPTH = 20
+JSON_SIZE = 65_536
+JSON_INTEGER = 2**63
+
+
+def checked_text(path: str, value: str, *, longest: int = TEXT_LENGTH, shortest: int = 0, lines: bool = True) -> str:
+    """Text of `shortest` to `longest` characters; line breaks and tabs only where `lines` are allowed."""
+    if not shortest <= len(value) <= longest:
+        raise Invalid.at(path, f"must have {shortest} to {longest:,} characters, has {len(value):,}")
+    for character in value:
+        if (character < " " or "\x7f" <= character <= "\x9f") and not (lines and character in "\n\r\t"):
+            raise Invalid.at(path, f"must not contain the control character U+{ord(character):04X}")
+        if "\ud800" <= character <= "\udfff":
+            raise Invalid.at(path, "must not contain a lone surrogate")
+    return value
+
+
+def checked_name(path: str, value: str, *, longest: int = NAME_LENGTH) -> str:
+    """A name: one line, not blank, without white space at its ends."""
+    checked_text(path, value, longest=longest, shortest=1, lines=False)
+    if value.strip() != value:
+        raise Invalid.at(path, "must not begin or end with white space")
+    return value
+
+
+def checked_names(path: str, values: Iterable[str], *, most: int = TAGS) -> tuple[str, ...]:
+    """A set of short names in the order first given, such as tags or participants."""
+    names = tuple(dict.fromkeys(values))
+    if len(names) > most:
+        raise Invalid.at(path, f"must have at most {most} entries, has {len(names)}")
+    for index, name in enumerate(names):
+        checked_name(f"{path}[{index}]", name, longest=TAG_LENGTH)
+    return names
+
+
+def checked_seconds(path: str, value: float | None, *, longest: float = 366 * 86_400.0) -> float | None:
+    """A duration in seconds, more than none."""
+    if value is not None and not 0 < value <= longest:
+        raise Invalid.at(path, f"must be more than 0 and at most {longest:,.0f} seconds")
+    return value
+
+
+def checked_json(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object that every adapter can hold: bounded depth and size, finite numbers, sane text."""
+    budget = [JSON_SIZE]
+    _check_json(path, value, JSON_DEPTH, budget)
+    return dict(value)
+
+
+def _check_json(path: str, value: Any, depth: int, budget: list[int]) -> None:
+    budget[0] -= len(value) + 2 if isinstance(value, str) else 4
+    field = path.split(".", maxsplit=1)[0].split("[", maxsplit=1)[0]
+    if budget[0] < 0:
+        raise Invalid.at(field, f"must not be larger than {JSON_SIZE:,} characters")
+    if depth < 0:
+        raise Invalid.at(field, f"must not be nested deeper than {JSON_DEPTH} levels")
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        checked_text(path, value, longest=JSON_SIZE)
+    elif isinstance(value, int):
+        if not -JSON_INTEGER <= value < JSON_INTEGER:
+            raise Invalid.at(path, "must be an integer of 64 bits or a float")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Invalid.at(path, "must be a finite number")
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[Any, Any]", value).items():
+            if not isinstance(key, str):
+                raise Invalid.at(path, "must have text as keys")
+            checked_text(path, key, longest=NAME_LENGTH, shortest=1, lines=False)
+            budget[0] -= len(key)
+            _check_json(f"{path}.{key}", item, depth - 1, budget)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(cast("Sequence[Any]", value)):
+            _check_json(f"{path}[{index}]", item, depth - 1, budget)
+    else:
+        raise Invalid.at(path, "must be a JSON value")

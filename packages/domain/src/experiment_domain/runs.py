@@ -1,0 +1,259 @@
+"""Runs: one execution of an experiment, with its params and its bound sensors."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from attrs import field, frozen
+
+from experiment_domain.experiments import Experiment, ExperimentStatus
+from experiment_domain.kernel.entity import (
+    Change,
+    Entity,
+    Lock,
+    Page,
+    Position,
+    changed,
+    created,
+    refuse_archived,
+    removed,
+    unchanged,
+)
+from experiment_domain.kernel.errors import Conflict, Invalid
+from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.lifecycle import Lifecycle
+from experiment_domain.kernel.values import (
+    checked_json,
+    checked_name,
+    checked_names,
+    checked_seconds,
+    checked_text,
+)
+
+GIT_SHA_LENGTHS = range(7, 65)
+
+
+class RunStatus(StrEnum):
+    """The statuses of a run."""
+
+    DRAFT = "draft"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    ARCHIVED = "archived"
+
+
+RUN = Lifecycle(
+    "run",
+    RunStatus.DRAFT,
+    {
+        RunStatus.DRAFT: (RunStatus.RUNNING, RunStatus.ARCHIVED),
+        RunStatus.RUNNING: (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.ARCHIVED),
+        RunStatus.FINISHED: (RunStatus.ARCHIVED,),
+        RunStatus.FAILED: (RunStatus.ARCHIVED,),
+    },
+)
+
+_EVENTS = {
+    RunStatus.RUNNING: "run.started",
+    RunStatus.FINISHED: "run.finished",
+    RunStatus.FAILED: "run.failed",
+    RunStatus.ARCHIVED: "run.archived",
+}
+
+
+def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a person writes, checked; only those that are given."""
+    fields = dict(values)
+    if "name" in fields:
+        checked_name("name", fields["name"])
+    for name in ("params", "metadata", "env"):
+        if name in fields:
+            fields[name] = checked_json(name, fields[name])
+    for name in ("tags", "participants"):
+        if name in fields:
+            fields[name] = checked_names(name, fields[name])
+    if fields.get("notes") is not None:
+        checked_text("notes", fields["notes"])
+    if fields.get("git_sha") is not None:
+        sha = fields["git_sha"] = fields["git_sha"].lower()
+        if len(sha) not in GIT_SHA_LENGTHS or not set(sha) <= set("0123456789abcdef"):
+            raise Invalid.at("git_sha", "must be 7 to 64 hexadecimal digits")
+    checked_seconds("auto_close_after", fields.get("auto_close_after"))
+    return fields
+
+
+@frozen(kw_only=True)
+class Run(Entity):
+    """One execution of an experiment. `auto_close_after` is in seconds; None: as the project says."""
+
+    experiment_id: UUID
+    name: str
+    params: Mapping[str, Any] = field(factory=dict[str, Any])
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(factory=dict[str, Any])
+    git_sha: str | None = None
+    env: Mapping[str, Any] = field(factory=dict[str, Any])
+    notes: str | None = None
+    participants: tuple[str, ...] = ()
+    auto_close_after: float | None = None
+    status: RunStatus = RunStatus.DRAFT
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @classmethod
+    def create(cls, *, run_id: UUID, experiment: Experiment, at: datetime, by: str, **values: Any) -> Change["Run"]:
+        """A new run of `experiment`, in draft."""
+        experiment.check_accepts_runs()
+        run = cls(
+            id=run_id,
+            project_id=experiment.project_id,
+            experiment_id=experiment.id,
+            created_at=at,
+            updated_at=at,
+            created_by=by,
+            **checked_fields(values),
+        )
+        return created(run, run.event("run.created", at, experiment_id=str(experiment.id), name=run.name))
+
+    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+        """An event of this run."""
+        return Event(type=kind, project_id=self.project_id, subject=f"run/{self.id}", at=at, data=data)
+
+    def edit(self, *, at: datetime, **values: Any) -> Change["Run"]:
+        """Change what a person wrote. Archived runs refuse."""
+        refuse_archived("run", self.status)
+        fields = checked_fields(values)
+        events = ()
+        if "tags" in fields and fields["tags"] != self.tags:
+            events = (self.event("run.tagged", at, tags=list(fields["tags"])),)
+        return changed(self, at, fields, *events)
+
+    def start(self, *, experiment: Experiment, at: datetime, reason: str | None = None) -> Change["Run"]:
+        """draft → running, in an experiment that is running (by now)."""
+        if RUN.moves(self.status, RunStatus.RUNNING) and experiment.status is not ExperimentStatus.RUNNING:
+            raise Conflict(
+                "experiment_not_running",
+                f"A run starts only in a running experiment; this one is {experiment.status}.",
+            )
+        return self._move(RunStatus.RUNNING, at, reason, {"started_at": at})
+
+    def end(
+        self,
+        target: RunStatus,
+        *,
+        active_sessions: Collection[UUID],
+        at: datetime,
+        reason: str | None = None,
+    ) -> Change["Run"]:
+        """→ finished, failed or archived; refused while a capture session is active."""
+        if RUN.moves(self.status, target) and active_sessions:
+            raise Conflict(
+                "active_capture_sessions",
+                f"{len(active_sessions)} capture session(s) of this run are active.",
+                active_capture_sessions=[str(session_id) for session_id in active_sessions],
+            )
+        over = {} if target is RunStatus.ARCHIVED else {"finished_at": at}
+        return self._move(target, at, reason, over)
+
+    def remove(self, *, has_sessions: bool) -> Change["Run"]:
+        """Delete: only in draft and without capture sessions; otherwise it is archived."""
+        if self.status is not RunStatus.DRAFT:
+            raise Conflict("not_draft", f"Only a draft is deleted; this run is {self.status}: archive it.")
+        if has_sessions:
+            raise Conflict("has_capture_sessions", "This run has capture sessions: archive it instead.")
+        return removed(self)
+
+    def check_binds(self) -> None:
+        """Refuse to bind or unbind sensors where the run is over."""
+        refuse_archived("run", self.status)
+        if self.status not in (RunStatus.DRAFT, RunStatus.RUNNING):
+            raise Conflict("run_over", f"This run is {self.status}; its sensors stay as they were.")
+
+    def _move(self, target: RunStatus, at: datetime, reason: str | None, values: Mapping[str, Any]) -> Change["Run"]:
+        if not RUN.moves(self.status, target):
+            return unchanged(self)
+        data = {"from": self.status, "reason": reason}
+        return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+
+
+@frozen(kw_only=True)
+class RunSensor:
+    """A sensor bound to a run."""
+
+    run_id: UUID
+    sensor_id: UUID
+    bound_at: datetime
+    bound_by: str
+
+
+@frozen(kw_only=True)
+class RunFilter:
+    """Which runs: every field narrows; several values of one field are alternatives.
+
+    A run has all of `tags` and at least one of `any_tags`; `params` are pairs of a key and the text of its
+    value; `words` are all in the name or the notes; `git_shas` are prefixes.
+    """
+
+    project_ids: Collection[UUID]
+    experiment_ids: Collection[UUID] = ()
+    statuses: Collection[RunStatus] = ()
+    tags: Collection[str] = ()
+    any_tags: Collection[str] = ()
+    git_shas: Collection[str] = ()
+    participants: Collection[str] = ()
+    sensor_ids: Collection[UUID] = ()
+    profile_ids: Collection[UUID] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    started_after: datetime | None = None
+    started_before: datetime | None = None
+    params: Collection[tuple[str, str]] = ()
+    words: str | None = None
+
+
+class RunRepository(Protocol):
+    """Keeps runs and the sensors bound to them."""
+
+    @abstractmethod
+    async def get(self, run_id: UUID, lock: Lock = Lock.NONE) -> Run | None:
+        """The run, or None."""
+
+    @abstractmethod
+    def add(self, run: Run) -> None:
+        """Keep a new run."""
+
+    @abstractmethod
+    def save(self, run: Run) -> None:
+        """Keep a changed run, whose version is one above the kept one."""
+
+    @abstractmethod
+    def remove(self, run: Run) -> None:
+        """Remove a run without capture sessions, and its bindings."""
+
+    @abstractmethod
+    async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:
+        """A part of the list, by `sort`: a field of `SORTS`, with `-` for descending; absent values last."""
+
+    @abstractmethod
+    async def running_in(self, experiment_id: UUID) -> Sequence[UUID]:
+        """The running runs of an experiment."""
+
+    @abstractmethod
+    async def any_in(self, experiment_id: UUID) -> bool:
+        """Whether an experiment has runs."""
+
+    @abstractmethod
+    async def sensors_of(self, run_id: UUID) -> Sequence[RunSensor]:
+        """The sensors bound to a run, first bound first."""
+
+    @abstractmethod
+    def bind(self, binding: RunSensor) -> None:
+        """Bind a sensor; a second time changes nothing."""
+
+    @abstractmethod
+    def unbind(self, run_id: UUID, sensor_id: UUID) -> None:
+        """Unbind a sensor."""

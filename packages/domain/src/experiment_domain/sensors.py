@@ -1,0 +1,249 @@
+"""Sensors: sources of readings, each with a token of its own."""
+
+import hashlib
+import secrets
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from attrs import field, frozen
+
+from experiment_domain.kernel.entity import (
+    Change,
+    Entity,
+    Lock,
+    Page,
+    Position,
+    changed,
+    created,
+    removed,
+    unchanged,
+)
+from experiment_domain.kernel.errors import Conflict, Invalid
+from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.lifecycle import Lifecycle
+from experiment_domain.kernel.values import checked_json, checked_name, checked_names, checked_text
+
+TOKEN_PREFIX = "xps_"  # noqa: S105 - what tokens begin with, not one of them
+SIGNALS = 64
+UNIT_LENGTH = 50
+LONGEST_GRACE = 7 * 86_400.0
+SIGN_OF_LIFE_EVERY = timedelta(seconds=5)
+"""How often a sensor's `last_seen_at` is renewed at most: it tells online (< 30 s) from delayed."""
+
+
+class SensorStatus(StrEnum):
+    """The statuses of a sensor."""
+
+    REGISTERED = "registered"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    RETIRED = "retired"
+
+
+SENSOR = Lifecycle(
+    "sensor",
+    SensorStatus.REGISTERED,
+    {
+        SensorStatus.REGISTERED: (SensorStatus.ACTIVE, SensorStatus.RETIRED),
+        SensorStatus.ACTIVE: (SensorStatus.INACTIVE, SensorStatus.RETIRED),
+        SensorStatus.INACTIVE: (SensorStatus.ACTIVE, SensorStatus.RETIRED),
+    },
+)
+
+
+def new_token() -> str:
+    """A token of 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+
+
+def token_hash(token: str) -> bytes:
+    """What is kept of a token. It is random throughout, so a fast hash is as good as a slow one."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a person writes, checked; only those that are given."""
+    fields = dict(values)
+    for name in ("name", "sensor_type"):
+        if name in fields:
+            checked_name(name, fields[name])
+    for name in ("input_unit", "display_unit"):
+        if name in fields:
+            checked_text(name, fields[name], longest=UNIT_LENGTH, lines=False)
+    if "signals" in fields:
+        fields["signals"] = checked_names("signals", fields["signals"], most=SIGNALS)
+    if "metadata" in fields:
+        fields["metadata"] = checked_json("metadata", fields["metadata"])
+    return fields
+
+
+@frozen(kw_only=True)
+class Sensor(Entity):
+    """A source of readings. `signals` are the channels it delivers; where none are named, any are accepted.
+
+    `input_unit` is the unit of its raw values, `display_unit` the one that people read. Of its token only the
+    hash is kept; after a rotation the old one may live on until `previous_token_dies_at`.
+    """
+
+    name: str
+    sensor_type: str
+    input_unit: str
+    display_unit: str
+    signals: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(factory=dict[str, Any])
+    status: SensorStatus = SensorStatus.REGISTERED
+    last_seen_at: datetime | None = None
+    token_hash: bytes = field(metadata={"secret": True}, repr=False)
+    previous_token_hash: bytes | None = field(default=None, metadata={"secret": True}, repr=False)
+    previous_token_dies_at: datetime | None = None
+
+    @classmethod
+    def register(
+        cls, *, sensor_id: UUID, project_id: UUID, token_hash: bytes, at: datetime, by: str, **values: Any
+    ) -> Change["Sensor"]:
+        """A new sensor."""
+        sensor = cls(
+            id=sensor_id,
+            project_id=project_id,
+            created_at=at,
+            updated_at=at,
+            created_by=by,
+            token_hash=token_hash,
+            **checked_fields(values),
+        )
+        return created(sensor, sensor.event("sensor.registered", at, name=sensor.name))
+
+    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+        """An event of this sensor."""
+        return Event(type=kind, project_id=self.project_id, subject=f"sensor/{self.id}", at=at, data=data)
+
+    def edit(self, *, at: datetime, **values: Any) -> Change["Sensor"]:
+        """Change what a person wrote. Retired sensors refuse."""
+        self.check_not_retired()
+        return changed(self, at, checked_fields(values))
+
+    def check_not_retired(self) -> None:
+        """Refuse where the sensor is retired."""
+        if self.status is SensorStatus.RETIRED:
+            raise Conflict("sensor_retired", "This sensor is retired.")
+
+    def check_delivers(self) -> None:
+        """Refuse readings and heartbeats of a sensor that is switched off or retired."""
+        self.check_not_retired()
+        if self.status is SensorStatus.INACTIVE:
+            raise Conflict("sensor_inactive", "This sensor is inactive: activate it before it sends.")
+
+    def check_not_in_use(self, active_sessions: Collection[UUID]) -> None:
+        """Refuse while the sensor takes part in an active session."""
+        if active_sessions:
+            raise Conflict(
+                "sensor_in_use",
+                "This sensor takes part in an active capture session.",
+                active_capture_sessions=[str(session_id) for session_id in active_sessions],
+            )
+
+    def seen(self, *, at: datetime) -> Change["Sensor"]:
+        """An accepted reading or heartbeat: the first one makes it active, later ones renew `last_seen_at`."""
+        if SENSOR.moves(self.status, SensorStatus.ACTIVE):
+            return changed(self, at, {"status": SensorStatus.ACTIVE, "last_seen_at": at})
+        return unchanged(self)
+
+    def is_due_for_a_sign(self, at: datetime) -> bool:
+        """Whether `last_seen_at` is old enough to be renewed: not each batch is worth a write."""
+        return self.last_seen_at is None or at - self.last_seen_at >= SIGN_OF_LIFE_EVERY
+
+    def activate(self, *, at: datetime) -> Change["Sensor"]:
+        """→ active."""
+        return self._move(SensorStatus.ACTIVE, at)
+
+    def deactivate(self, *, at: datetime) -> Change["Sensor"]:
+        """active → inactive."""
+        return self._move(SensorStatus.INACTIVE, at)
+
+    def retire(self, *, active_sessions: Collection[UUID], at: datetime) -> Change["Sensor"]:
+        """→ retired; refused while it takes part in an active session."""
+        if SENSOR.moves(self.status, SensorStatus.RETIRED):
+            self.check_not_in_use(active_sessions)
+        return self._move(SensorStatus.RETIRED, at, self.event("sensor.retired", at))
+
+    def rotate_token(self, *, token_hash: bytes, grace: float, at: datetime) -> Change["Sensor"]:
+        """A new token; the old one dies after `grace` seconds."""
+        self.check_not_retired()
+        if not 0 <= grace <= LONGEST_GRACE:
+            raise Invalid.at("grace", f"must be 0 to {LONGEST_GRACE:,.0f} seconds")
+        values = {
+            "token_hash": token_hash,
+            "previous_token_hash": self.token_hash if grace else None,
+            "previous_token_dies_at": at + timedelta(seconds=grace) if grace else None,
+        }
+        return changed(self, at, values, self.event("sensor.token_rotated", at, grace=grace))
+
+    def remove(self, *, active_sessions: Collection[UUID], has_recorded: bool) -> Change["Sensor"]:
+        """Delete: only where it never took part in a session; otherwise it is retired."""
+        self.check_not_in_use(active_sessions)
+        if has_recorded:
+            raise Conflict("sensor_has_recorded", "This sensor took part in capture sessions: retire it instead.")
+        return removed(self)
+
+    def _move(self, target: SensorStatus, at: datetime, *events: Event) -> Change["Sensor"]:
+        if not SENSOR.moves(self.status, target):
+            return unchanged(self)
+        return changed(self, at, {"status": target}, *events)
+
+
+@frozen(kw_only=True)
+class SensorFilter:
+    """Which sensors: those that belong to one of the projects or are shared with one."""
+
+    project_ids: Collection[UUID]
+    statuses: Collection[SensorStatus] = ()
+    sensor_types: Collection[str] = ()
+    words: str | None = None
+
+
+class SensorRepository(Protocol):
+    """Keeps sensors, and with which projects they are shared."""
+
+    @abstractmethod
+    async def get(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> Sensor | None:
+        """The sensor, or None."""
+
+    @abstractmethod
+    async def by_token(self, token_hash: bytes, at: datetime, lock: Lock = Lock.NONE) -> Sensor | None:
+        """The sensor whose token, or whose previous token that is still alive, has this hash."""
+
+    @abstractmethod
+    def add(self, sensor: Sensor) -> None:
+        """Keep a new sensor."""
+
+    @abstractmethod
+    def save(self, sensor: Sensor) -> None:
+        """Keep a changed sensor, whose version is one above the kept one."""
+
+    @abstractmethod
+    def remove(self, sensor: Sensor) -> None:
+        """Remove a sensor, its bindings, its shares and its profiles."""
+
+    @abstractmethod
+    def renew_sign_of_life(self, sensor_id: UUID, at: datetime) -> None:
+        """Set `last_seen_at`, without a new version: nothing that a person edits has changed."""
+
+    @abstractmethod
+    async def page(self, which: SensorFilter, *, limit: int, after: Position | None) -> Page[Sensor]:
+        """A part of the list, newest first."""
+
+    @abstractmethod
+    async def projects_of(self, sensor_id: UUID) -> Sequence[UUID]:
+        """The projects that may bind the sensor: its own, then those it is shared with."""
+
+    @abstractmethod
+    def share(self, sensor_id: UUID, project_id: UUID, at: datetime, by: str) -> None:
+        """Let another project bind the sensor."""
+
+    @abstractmethod
+    def unshare(self, sensor_id: UUID, project_id: UUID) -> None:
+        """Take it back."""

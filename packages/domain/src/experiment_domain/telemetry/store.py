@@ -1,0 +1,180 @@
+"""The port of telemetry storage, and what goes through it."""
+
+from abc import abstractmethod
+from array import array
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from attrs import frozen
+
+from experiment_domain.captures import CaptureStatus
+from experiment_domain.conversions.profiles import ConversionProfile
+from experiment_domain.sensors import Sensor
+from experiment_domain.telemetry.batches import Column
+from experiment_domain.telemetry.statistics import Statistics
+
+
+class Layer(StrEnum):
+    """What of a series is read."""
+
+    PHYSICAL = "physical"
+    RAW = "raw"
+
+
+@frozen(kw_only=True)
+class Receipt:
+    """What was answered to a batch, kept so that the same batch gets the same answer again."""
+
+    capture_session_id: UUID
+    sensor_id: UUID
+    key: str
+    digest: bytes
+    accepted: int
+    late: int
+    received_at: datetime
+
+
+@frozen(kw_only=True)
+class Destination:
+    """A session that a sensor takes part in, as far as a batch needs to know it."""
+
+    capture_session_id: UUID
+    project_id: UUID
+    run_id: UUID
+    status: CaptureStatus
+    profile: ConversionProfile | None
+    """The pinned profile version; None: raw values only."""
+    takes_part: bool = True
+    """False where the session exists in a project of the sensor's, which was not bound when it started."""
+
+
+@frozen(kw_only=True)
+class Admission:
+    """All that decides on a batch, read in one go and held until the unit of work ends.
+
+    `destinations` is the session that the batch names, if the sensor may know of it, or else the sensor's
+    running sessions. `future_tolerance` is in seconds, that of the sensor's project.
+    """
+
+    sensor: Sensor
+    destinations: Sequence[Destination]
+    future_tolerance: float
+    repeated: Receipt | None = None
+
+
+@frozen(kw_only=True, eq=False)
+class Chunk:
+    """Readings of one series with strictly rising timestamps. In `physical`, NaN stands for no value."""
+
+    column: Column
+    physical: "array[float] | None"
+
+
+@frozen(kw_only=True, eq=False)
+class Intake:
+    """An accepted batch, converted and ready to be kept. Chunks are in the order of their reception."""
+
+    receipt: Receipt
+    project_id: UUID
+    profile_id: UUID | None
+    is_late: bool
+    chunks: Sequence[Chunk]
+
+
+@frozen(kw_only=True)
+class Series:
+    """What one sensor recorded of one signal in one session: one reading counts per timestamp.
+
+    `profile_id` is the profile version whose physical layer is current, None where there is only the raw one.
+    """
+
+    capture_session_id: UUID
+    sensor_id: UUID
+    signal: str
+    count: int
+    late: int
+    out_of_range: int
+    first_timestamp: datetime | None
+    last_timestamp: datetime | None
+    profile_id: UUID | None
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """The statistics of one sensor's signal over a run, of one layer; `statistics` is None of no values."""
+
+    sensor_id: UUID
+    signal: str
+    layer: Layer
+    profile_id: UUID | None
+    late: int
+    out_of_range: int
+    statistics: Statistics | None
+
+
+@frozen(kw_only=True)
+class ReadingQuery:
+    """Which readings: `start` inclusive, `end` exclusive, in microseconds; `after` is where a page ended."""
+
+    capture_session_id: UUID
+    sensor_id: UUID
+    signal: str
+    layer: Layer
+    profile_id: UUID | None = None
+    start: int | None = None
+    end: int | None = None
+    after: int | None = None
+    limit: int
+
+
+@frozen(kw_only=True, eq=False)
+class Readings:
+    """A part of a series by time, one reading per timestamp. In `values`, NaN stands for no physical value."""
+
+    timestamps: "array[int]"
+    values: "array[float]"
+    more: bool
+
+
+class TelemetryStore(Protocol):
+    """Keeps readings: raw values, and one physical layer per profile version that was applied."""
+
+    @abstractmethod
+    async def admit(
+        self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
+    ) -> Admission | None:
+        """What decides on a batch of the sensor with this token; None where no sensor has it.
+
+        Holds off every other batch with the same key until the unit of work ends, and any change of the
+        destination's status.
+        """
+
+    @abstractmethod
+    def append(self, intake: Intake) -> None:
+        """Keep an accepted batch."""
+
+    @abstractmethod
+    async def series(self, capture_session_id: UUID) -> Sequence[Series]:
+        """Every series of a session, by sensor and signal."""
+
+    @abstractmethod
+    async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
+        """Whether a series exists, and the profile of its current physical layer."""
+
+    @abstractmethod
+    async def has_layer(self, capture_session_id: UUID, sensor_id: UUID, signal: str, profile_id: UUID) -> bool:
+        """Whether a series has a whole physical layer under a profile version."""
+
+    @abstractmethod
+    async def read(self, query: ReadingQuery) -> Readings:
+        """Readings in the order of their timestamps; of one timestamp the reading received last."""
+
+    @abstractmethod
+    async def metrics(self, run_id: UUID, *, layer: Layer, signals: Collection[str] = ()) -> Sequence[Metrics]:
+        """The statistics of every sensor's signals over a run's sessions, by sensor and signal.
+
+        The physical layer is each series' current one; series of different profile versions are kept apart.
+        """

@@ -1,0 +1,57 @@
+"""The transaction port: hands out the repositories, and makes all of a command's writes true at once."""
+
+from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from experiment_domain.audit import AuditLog
+from experiment_domain.captures import CaptureSessionRepository
+from experiment_domain.conversions.profiles import ConversionProfileRepository
+from experiment_domain.experiments import ExperimentRepository
+from experiment_domain.idempotency import IdempotencyRecords
+from experiment_domain.kernel.access import Grants, Principal
+from experiment_domain.kernel.entity import StatusHistory
+from experiment_domain.kernel.events import EventSink
+from experiment_domain.projects import ProjectRepository
+from experiment_domain.runs import RunRepository
+from experiment_domain.sensors import SensorRepository
+from experiment_domain.telemetry.store import TelemetryStore
+
+
+class UnitOfWork(Protocol):
+    """One transaction. Reads are awaited; writes are taken at once and sent together, at the latest by `commit`.
+
+    A read sees the writes before it. Leaving the context without `commit` leaves nothing behind. What the
+    database refuses is raised as a `Refusal` by the read or commit that sent it.
+    """
+
+    projects: ProjectRepository
+    experiments: ExperimentRepository
+    runs: RunRepository
+    captures: CaptureSessionRepository
+    sensors: SensorRepository
+    conversion_profiles: ConversionProfileRepository
+    telemetry: TelemetryStore
+    history: StatusHistory
+    audit: AuditLog
+    events: EventSink
+    idempotency: IdempotencyRecords
+
+    @abstractmethod
+    async def grants(self) -> Grants:
+        """What the principal of this unit of work may do where.
+
+        Raises `Unauthenticated` where the principal is a sensor token that no sensor has.
+        """
+
+    @abstractmethod
+    async def commit(self) -> None:
+        """Make all writes true and durable. Raises `VersionMismatch` where a saved entity had changed."""
+
+
+class UnitsOfWork(Protocol):
+    """Begins units of work."""
+
+    @abstractmethod
+    def begin(self, principal: Principal, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A unit of work for `principal`. A read-only one takes no locks and may be served by a replica."""

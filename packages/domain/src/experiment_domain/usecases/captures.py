@@ -1,0 +1,142 @@
+"""What can be done with capture sessions."""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
+from experiment_domain.kernel.access import Permission
+from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
+from experiment_domain.kernel.errors import Invalid
+from experiment_domain.runs import Run
+from experiment_domain.usecases.permits import Permit, UseCases, requires
+
+OUTCOMES = (CaptureStatus.SUCCEEDED, CaptureStatus.FAILED)
+
+
+class CaptureUseCases(UseCases):
+    """Capture sessions. Whatever changes one locks its run first, so that locks nest one way."""
+
+    @requires(Permission.EDIT)
+    async def create(
+        self, permit: Permit, run_id: UUID, *, notes: str | None = None, start: bool = False
+    ) -> CaptureSession:
+        """A new session, in draft, or running at once."""
+        run = await permit.holds(await self.uow.runs.get(run_id, Lock.UPDATE), "run")
+        change = CaptureSession.create(
+            session_id=self.recorder.ids.new(),
+            run=run,
+            ordinal=await self.uow.captures.next_ordinal(run_id),
+            at=self.recorder.now,
+            by=(await permit.grants()).actor,
+            notes=notes,
+        )
+        session = await self.recorder.keep(self.uow.captures, change, "capture_session", "create")
+        return await self._start(run, session, None) if start else session
+
+    @requires(Permission.READ)
+    async def get(self, permit: Permit, session_id: UUID) -> CaptureSession:
+        """One session."""
+        return await permit.holds(await self.uow.captures.get(session_id), "capture session")
+
+    @requires(Permission.READ)
+    async def page(
+        self,
+        permit: Permit,
+        run_id: UUID,
+        *,
+        statuses: Collection[CaptureStatus] = (),
+        limit: int = 50,
+        after: Position | None = None,
+    ) -> Page[CaptureSession]:
+        """The sessions of a run, newest first."""
+        await permit.holds(await self.uow.runs.get(run_id), "run")
+        return await self.uow.captures.page(run_id, statuses=statuses, limit=limit, after=after)
+
+    @requires(Permission.EDIT)
+    async def start(
+        self, permit: Permit, session_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> CaptureSession:
+        """draft → running; pins the published profile version of each bound sensor."""
+        run, session = await self._locked(permit, session_id, if_version)
+        return await self._start(run, session, reason)
+
+    @requires(Permission.EDIT)
+    async def stop(
+        self,
+        permit: Permit,
+        session_id: UUID,
+        outcome: CaptureStatus,
+        *,
+        reason: str | None = None,
+        if_version: int | None = None,
+    ) -> CaptureSession:
+        """running → succeeded or failed."""
+        if outcome not in OUTCOMES:
+            raise Invalid.at("outcome", "must be succeeded or failed")
+        _, session = await self._locked(permit, session_id, if_version)
+        change = session.stop(outcome, at=self.recorder.now, reason=reason)
+        return await self.recorder.keep(self.uow.captures, change, "capture_session", "stop", reason=reason)
+
+    @requires(Permission.OWN)
+    async def archive(
+        self, permit: Permit, session_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> CaptureSession:
+        """draft, succeeded or failed → archived, for good."""
+        _, session = await self._locked(permit, session_id, if_version)
+        change = session.archive(at=self.recorder.now, reason=reason)
+        return await self.recorder.keep(self.uow.captures, change, "capture_session", "archive", reason=reason)
+
+    @requires(Permission.OWN)
+    async def delete(self, permit: Permit, session_id: UUID, *, if_version: int | None = None) -> None:
+        """Remove a draft; hide a failed session until it is restored."""
+        _, session = await self._locked(permit, session_id, if_version)
+        change = session.delete(at=self.recorder.now)
+        await self.recorder.keep(self.uow.captures, change, "capture_session", "delete")
+
+    @requires(Permission.OWN)
+    async def restore(self, permit: Permit, session_id: UUID, *, if_version: int | None = None) -> CaptureSession:
+        """Bring a deleted session back."""
+        _, session = await self._locked(permit, session_id, if_version, deleted=True)
+        change = session.restore(at=self.recorder.now)
+        return await self.recorder.keep(self.uow.captures, change, "capture_session", "restore")
+
+    @requires(Permission.READ)
+    async def history(self, permit: Permit, session_id: UUID) -> Sequence[StatusChange]:
+        """Its transitions, oldest first."""
+        await permit.holds(await self.uow.captures.get(session_id), "capture session")
+        return await self.uow.history.of("capture_session", session_id)
+
+    async def _locked(
+        self, permit: Permit, session_id: UUID, if_version: int | None, *, deleted: bool = False
+    ) -> tuple[Run, CaptureSession]:
+        found = await permit.holds(await self.uow.captures.get(session_id, deleted=deleted), "capture session")
+        run = await permit.holds(await self.uow.runs.get(found.run_id, Lock.UPDATE), "run")
+        session = await permit.holds(
+            await self.uow.captures.get(session_id, Lock.UPDATE, deleted=deleted),
+            "capture session",
+            if_version,
+        )
+        return run, session
+
+    async def _start(self, run: Run, session: CaptureSession, reason: str | None) -> CaptureSession:
+        pins: list[Pin] = []
+        for binding in await self.uow.runs.sensors_of(run.id):
+            # Shared, so that a sensor cannot be retired or deleted while a session that pins it begins.
+            sensor = await self.uow.sensors.get(binding.sensor_id, Lock.SHARE)
+            profile = await self.uow.conversion_profiles.published(binding.sensor_id, Lock.SHARE)
+            if sensor is not None and sensor.status != "retired":
+                pins.append(
+                    Pin(
+                        sensor_id=sensor.id,
+                        profile_id=profile.id if profile else None,
+                        profile_version=profile.profile_version if profile else None,
+                    )
+                )
+        change = session.start(
+            run=run,
+            pins=pins,
+            running_sessions=await self.uow.captures.active_in(run.id),
+            at=self.recorder.now,
+            reason=reason,
+        )
+        return await self.recorder.keep(self.uow.captures, change, "capture_session", "start", reason=reason)

@@ -1,0 +1,143 @@
+"""What every command does with a change: keep it, and record history, audit and events with it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol, TypeVar, cast
+from uuid import UUID
+
+from experiment_domain.audit import AuditRecord
+from experiment_domain.kernel.access import Caller, Grants, Role
+from experiment_domain.kernel.clock import Clock
+from experiment_domain.kernel.entity import Change, Entity, StatusChange, differences
+from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.ids import Ids
+from experiment_domain.unit_of_work import UnitOfWork
+
+E = TypeVar("E", bound=Entity)
+E_contra = TypeVar("E_contra", bound=Entity, contravariant=True)
+
+
+class Keeps(Protocol[E_contra]):
+    """As much of a repository as keeping a change needs."""
+
+    def add(self, entity: E_contra, /) -> None:
+        """Keep a new entity."""
+
+    def save(self, entity: E_contra, /) -> None:
+        """Keep a changed entity."""
+
+
+class KeepsAndRemoves(Keeps[E_contra], Protocol[E_contra]):
+    """A repository whose entities can be removed as well."""
+
+    def remove(self, entity: E_contra, /) -> None:
+        """Remove an entity."""
+
+
+class Recorder:
+    """Keeps changes in one unit of work on behalf of one caller."""
+
+    def __init__(self, uow: UnitOfWork, caller: Caller, clock: Clock, ids: Ids) -> None:
+        self.uow = uow
+        self.caller = caller
+        self.ids = ids
+        self._clock = clock
+        self._grants: Grants | None = None
+        self._now: datetime | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The moment of this unit of work: everything in it happens at once."""
+        if self._now is None:
+            self._now = self._clock.now()
+        return self._now
+
+    async def grants(self) -> Grants:
+        """The caller's roles."""
+        if self._grants is None:
+            self._grants = await self.uow.grants()
+        return self._grants
+
+    async def grant(self, project_id: UUID, role: Role) -> None:
+        """Let the rest of this unit of work know of a role that it gave to its own caller."""
+        self._grants = (await self.grants()).with_role(project_id, role)
+
+    async def keep(
+        self,
+        repository: KeepsAndRemoves[E] | Keeps[E],
+        change: Change[E],
+        noun: str,
+        action: str,
+        *,
+        reason: str | None = None,
+    ) -> E:
+        """Keep a change with its history, audit record and events; nothing where it is empty."""
+        entity = change.result
+        if change.is_empty:
+            return entity
+        if change.before is None:
+            repository.add(entity)
+        elif change.after is None:
+            cast("KeepsAndRemoves[E]", repository).remove(entity)
+        else:
+            repository.save(entity)
+        await self._record_transition(change, noun, reason)
+        before, after = differences(change)
+        await self.audit(noun, str(entity.id), entity.project_id, action, before=before, after=after)
+        self.emit(*change.events)
+        return entity
+
+    def emit(self, *events: Event) -> None:
+        """Record events."""
+        for event in events:
+            self.uow.events.record(self.ids.new(), event)
+
+    async def audit(
+        self,
+        noun: str,
+        target_id: str,
+        project_id: UUID,
+        action: str,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one command into the audit log."""
+        grants = await self.grants()
+        self.uow.audit.record(
+            AuditRecord(
+                id=self.ids.new(),
+                project_id=project_id,
+                at=self.now,
+                actor=grants.actor,
+                role=str(grants.role_in(project_id) or ""),
+                request_id=self.caller.request_id,
+                address=self.caller.address,
+                action=action,
+                target_type=noun,
+                target_id=target_id,
+                before=before,
+                after=after,
+            )
+        )
+
+    async def _record_transition(self, change: Change[Any], noun: str, reason: str | None) -> None:
+        source = getattr(change.before, "status", None)
+        target = getattr(change.after, "status", None)
+        if source is None or target is None or source == target:
+            return
+        entity = change.result
+        grants = await self.grants()
+        self.uow.history.record(
+            StatusChange(
+                entity_type=noun,
+                entity_id=entity.id,
+                project_id=entity.project_id,
+                source=source,
+                target=target,
+                at=self.now,
+                actor=grants.actor,
+                role=str(grants.role_in(entity.project_id) or ""),
+                reason=reason,
+            )
+        )

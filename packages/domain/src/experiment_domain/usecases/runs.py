@@ -1,0 +1,210 @@
+"""What can be done with runs and the sensors bound to them."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from attrs import evolve
+
+from experiment_domain.kernel.access import Permission
+from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
+from experiment_domain.kernel.errors import NotFound
+from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus
+from experiment_domain.usecases.permits import Permit, UseCases, requires
+
+
+class RunUseCases(UseCases):
+    """Runs and their sensors. Locks nest experiment → run → session → sensor."""
+
+    @requires(Permission.EDIT)
+    async def create(self, permit: Permit, experiment_id: UUID, **values: Any) -> Run:
+        """A new run, in draft."""
+        experiment = await permit.holds(await self.uow.experiments.get(experiment_id, Lock.SHARE), "experiment")
+        change = Run.create(
+            run_id=self.recorder.ids.new(),
+            experiment=experiment,
+            at=self.recorder.now,
+            by=(await permit.grants()).actor,
+            **values,
+        )
+        return await self.recorder.keep(self.uow.runs, change, "run", "create")
+
+    @requires(Permission.READ)
+    async def get(self, permit: Permit, run_id: UUID) -> Run:
+        """One run."""
+        return await permit.holds(await self.uow.runs.get(run_id), "run")
+
+    @requires(Permission.READ)
+    async def page(
+        self,
+        permit: Permit,
+        which: RunFilter,
+        *,
+        sort: str = "-created_at",
+        limit: int = 50,
+        after: Position | None = None,
+    ) -> Page[Run]:
+        """Runs of the projects the caller may read; of those that `which` names, if it names any."""
+        readable = await permit.projects()
+        wanted = readable & frozenset(which.project_ids) if which.project_ids else readable
+        if not wanted:
+            return Page(())
+        return await self.uow.runs.page(evolve(which, project_ids=wanted), sort=sort, limit=limit, after=after)
+
+    @requires(Permission.READ)
+    async def page_of_experiment(
+        self,
+        permit: Permit,
+        experiment_id: UUID,
+        which: RunFilter,
+        *,
+        sort: str = "-created_at",
+        limit: int = 50,
+        after: Position | None = None,
+    ) -> Page[Run]:
+        """Runs of one experiment."""
+        experiment = await permit.holds(await self.uow.experiments.get(experiment_id), "experiment")
+        if which.project_ids and experiment.project_id not in which.project_ids:
+            return Page(())
+        if which.experiment_ids and experiment_id not in which.experiment_ids:
+            return Page(())
+        which = evolve(which, project_ids={experiment.project_id}, experiment_ids={experiment_id})
+        return await self.uow.runs.page(which, sort=sort, limit=limit, after=after)
+
+    @requires(Permission.EDIT)
+    async def edit(self, permit: Permit, run_id: UUID, *, if_version: int | None = None, **values: Any) -> Run:
+        """Change what a person wrote."""
+        run = await self._locked(permit, run_id, if_version)
+        change = run.edit(at=self.recorder.now, **values)
+        return await self.recorder.keep(self.uow.runs, change, "run", "update")
+
+    @requires(Permission.OWN)
+    async def delete(self, permit: Permit, run_id: UUID, *, if_version: int | None = None) -> None:
+        """Remove a draft without capture sessions."""
+        run = await self._locked(permit, run_id, if_version)
+        change = run.remove(has_sessions=await self.uow.captures.any_in(run_id))
+        await self.recorder.keep(self.uow.runs, change, "run", "delete")
+
+    @requires(Permission.EDIT)
+    async def start(
+        self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Run:
+        """draft → running; a draft experiment is started with it."""
+        experiment = await permit.holds(await self.uow.experiments.of_run(run_id, Lock.UPDATE), "run")
+        run = await self._locked(permit, run_id, if_version)
+        if run.status is RunStatus.DRAFT and experiment.status == "draft":
+            started = experiment.start(at=self.recorder.now)
+            experiment = await self.recorder.keep(
+                self.uow.experiments, started, "experiment", "start", reason="its first run was started"
+            )
+        change = run.start(experiment=experiment, at=self.recorder.now, reason=reason)
+        return await self.recorder.keep(self.uow.runs, change, "run", "start", reason=reason)
+
+    @requires(Permission.EDIT)
+    async def finish(
+        self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Run:
+        """running → finished."""
+        return await self._end(permit, run_id, RunStatus.FINISHED, "finish", reason, if_version)
+
+    @requires(Permission.EDIT)
+    async def fail(
+        self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Run:
+        """running → failed."""
+        return await self._end(permit, run_id, RunStatus.FAILED, "fail", reason, if_version)
+
+    @requires(Permission.OWN)
+    async def archive(
+        self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Run:
+        """→ archived, for good, and with it its sessions."""
+        run = await self._end(permit, run_id, RunStatus.ARCHIVED, "archive", reason, if_version)
+        for session in await self.uow.captures.of_run(run_id, Lock.UPDATE):
+            change = session.archive(at=self.recorder.now, reason=reason)
+            await self.recorder.keep(
+                self.uow.captures,
+                change,
+                "capture_session",
+                "archive",
+                reason=reason or "its run was archived",
+            )
+        return run
+
+    @requires(Permission.READ)
+    async def history(self, permit: Permit, run_id: UUID) -> Sequence[StatusChange]:
+        """Its transitions, oldest first."""
+        await permit.holds(await self.uow.runs.get(run_id), "run")
+        return await self.uow.history.of("run", run_id)
+
+    @requires(Permission.READ)
+    async def sensors(self, permit: Permit, run_id: UUID) -> Sequence[RunSensor]:
+        """The sensors bound to a run, first bound first."""
+        await permit.holds(await self.uow.runs.get(run_id), "run")
+        return await self.uow.runs.sensors_of(run_id)
+
+    @requires(Permission.EDIT)
+    async def bind(self, permit: Permit, run_id: UUID, sensor_id: UUID) -> RunSensor:
+        """Bind a sensor of the run's project, or one that is shared with it."""
+        run = await self._locked(permit, run_id, None)
+        sensor = await self.uow.sensors.get(sensor_id, Lock.SHARE)
+        if sensor is None or run.project_id not in await self.uow.sensors.projects_of(sensor_id):
+            raise NotFound("sensor")
+        run.check_binds()
+        sensor.check_not_retired()
+        bound = await self.uow.runs.sensors_of(run_id)
+        for binding in bound:
+            if binding.sensor_id == sensor_id:
+                return binding
+        binding = RunSensor(
+            run_id=run_id,
+            sensor_id=sensor_id,
+            bound_at=self.recorder.now,
+            bound_by=(await permit.grants()).actor,
+        )
+        self.uow.runs.bind(binding)
+        await self._record_binding(run, sensor_id, "sensor.bound", "bind")
+        return binding
+
+    @requires(Permission.EDIT)
+    async def unbind(self, permit: Permit, run_id: UUID, sensor_id: UUID) -> None:
+        """Unbind a sensor, unless it takes part in an active session of the run."""
+        run = await self._locked(permit, run_id, None)
+        sensor = await self.uow.sensors.get(sensor_id)
+        bound = await self.uow.runs.sensors_of(run_id)
+        if sensor is None or sensor_id not in {binding.sensor_id for binding in bound}:
+            raise NotFound("sensor")
+        run.check_binds()
+        sensor.check_not_in_use(await self.uow.captures.active_with(sensor_id, run_id))
+        self.uow.runs.unbind(run_id, sensor_id)
+        await self._record_binding(run, sensor_id, "sensor.unbound", "unbind")
+
+    async def _record_binding(self, run: Run, sensor_id: UUID, event: str, action: str) -> None:
+        self.recorder.emit(
+            evolve(
+                run.event(event, self.recorder.now, run_id=str(run.id)),
+                subject=f"sensor/{sensor_id}",
+            )
+        )
+        await self.recorder.audit("run", str(run.id), run.project_id, action, after={"sensor_id": str(sensor_id)})
+
+    async def _locked(self, permit: Permit, run_id: UUID, if_version: int | None) -> Run:
+        return await permit.holds(await self.uow.runs.get(run_id, Lock.UPDATE), "run", if_version)
+
+    async def _end(
+        self,
+        permit: Permit,
+        run_id: UUID,
+        target: RunStatus,
+        action: str,
+        reason: str | None,
+        if_version: int | None,
+    ) -> Run:
+        run = await self._locked(permit, run_id, if_version)
+        change = run.end(
+            target,
+            active_sessions=await self.uow.captures.active_in(run_id),
+            at=self.recorder.now,
+            reason=reason,
+        )
+        return await self.recorder.keep(self.uow.runs, change, "run", action, reason=reason)

@@ -1,0 +1,176 @@
+"""What can be done with sensors."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+from experiment_domain.kernel.access import Permission
+from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
+from experiment_domain.kernel.errors import Conflict, NotFound
+from experiment_domain.sensors import Sensor, SensorFilter, new_token, token_hash
+from experiment_domain.usecases.permits import Permit, UseCases, requires
+
+
+@frozen(kw_only=True)
+class SensorWithToken:
+    """A sensor and its new token, which is shown this once and kept nowhere."""
+
+    sensor: Sensor
+    token: str
+
+
+class SensorUseCases(UseCases):
+    """Sensors. One that is shared with a project is seen and bound there, and changed only by its owners."""
+
+    @requires(Permission.EDIT)
+    async def register(self, permit: Permit, *, project_id: UUID, **values: Any) -> SensorWithToken:
+        """A new sensor and its token."""
+        await permit.require(project_id, "project")
+        token = new_token()
+        change = Sensor.register(
+            sensor_id=self.recorder.ids.new(),
+            project_id=project_id,
+            token_hash=token_hash(token),
+            at=self.recorder.now,
+            by=(await permit.grants()).actor,
+            **values,
+        )
+        sensor = await self.recorder.keep(self.uow.sensors, change, "sensor", "create")
+        return SensorWithToken(sensor=sensor, token=token)
+
+    @requires(Permission.READ)
+    async def get(self, permit: Permit, sensor_id: UUID) -> Sensor:
+        """One sensor, of a project the caller may read or shared with one."""
+        sensor = await self.uow.sensors.get(sensor_id)
+        if sensor is not None:
+            grants = await permit.grants()
+            for project_id in await self.uow.sensors.projects_of(sensor_id):
+                if grants.allows(permit.permission, project_id):
+                    await permit.require(project_id, "sensor")
+                    return sensor
+        return await permit.holds(sensor, "sensor")
+
+    @requires(Permission.READ)
+    async def page(
+        self, permit: Permit, which: SensorFilter, *, limit: int = 50, after: Position | None = None
+    ) -> Page[Sensor]:
+        """Sensors of the projects the caller may read; of those that `which` names, if it names any."""
+        readable = await permit.projects()
+        wanted = readable & frozenset(which.project_ids) if which.project_ids else readable
+        if not wanted:
+            return Page(())
+        return await self.uow.sensors.page(evolve(which, project_ids=wanted), limit=limit, after=after)
+
+    @requires(Permission.EDIT)
+    async def edit(self, permit: Permit, sensor_id: UUID, *, if_version: int | None = None, **values: Any) -> Sensor:
+        """Change what a person wrote."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        change = sensor.edit(at=self.recorder.now, **values)
+        return await self.recorder.keep(self.uow.sensors, change, "sensor", "update")
+
+    @requires(Permission.OWN)
+    async def delete(self, permit: Permit, sensor_id: UUID, *, if_version: int | None = None) -> None:
+        """Remove a sensor that never took part in a session."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        change = sensor.remove(
+            active_sessions=await self.uow.captures.active_with(sensor_id),
+            has_recorded=await self.uow.captures.any_with(sensor_id),
+        )
+        await self.recorder.keep(self.uow.sensors, change, "sensor", "delete")
+
+    @requires(Permission.ADMINISTER)
+    async def rotate_token(
+        self, permit: Permit, sensor_id: UUID, *, grace: float = 0.0, if_version: int | None = None
+    ) -> SensorWithToken:
+        """A new token; the old one dies after `grace` seconds."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        token = new_token()
+        change = sensor.rotate_token(token_hash=token_hash(token), grace=grace, at=self.recorder.now)
+        sensor = await self.recorder.keep(self.uow.sensors, change, "sensor", "rotate_token")
+        return SensorWithToken(sensor=sensor, token=token)
+
+    @requires(Permission.EDIT)
+    async def activate(
+        self, permit: Permit, sensor_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Sensor:
+        """→ active."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        change = sensor.activate(at=self.recorder.now)
+        return await self.recorder.keep(self.uow.sensors, change, "sensor", "activate", reason=reason)
+
+    @requires(Permission.EDIT)
+    async def deactivate(
+        self, permit: Permit, sensor_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Sensor:
+        """active → inactive."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        change = sensor.deactivate(at=self.recorder.now)
+        return await self.recorder.keep(self.uow.sensors, change, "sensor", "deactivate", reason=reason)
+
+    @requires(Permission.OWN)
+    async def retire(
+        self, permit: Permit, sensor_id: UUID, *, reason: str | None = None, if_version: int | None = None
+    ) -> Sensor:
+        """→ retired, for good."""
+        sensor = await self._locked(permit, sensor_id, if_version)
+        change = sensor.retire(active_sessions=await self.uow.captures.active_with(sensor_id), at=self.recorder.now)
+        return await self.recorder.keep(self.uow.sensors, change, "sensor", "retire", reason=reason)
+
+    @requires(Permission.READ)
+    async def history(self, permit: Permit, sensor_id: UUID) -> Sequence[StatusChange]:
+        """Its transitions, oldest first, for those who may read its own project."""
+        await permit.holds(await self.uow.sensors.get(sensor_id), "sensor")
+        return await self.uow.history.of("sensor", sensor_id)
+
+    @requires(Permission.INGEST)
+    async def heartbeat(self, permit: Permit, sensor_id: UUID) -> Sensor:
+        """A sign of life from the sensor itself; the first one makes it active."""
+        await permit.sensor(sensor_id)
+        sensor = await self.uow.sensors.get(sensor_id, Lock.UPDATE)
+        if sensor is None:
+            raise NotFound("sensor")
+        sensor.check_delivers()
+        seen = sensor.seen(at=self.recorder.now)
+        if not seen.is_empty:
+            return await self.recorder.keep(self.uow.sensors, seen, "sensor", "activate")
+        self.uow.sensors.renew_sign_of_life(sensor_id, self.recorder.now)
+        return evolve(sensor, last_seen_at=self.recorder.now)
+
+    @requires(Permission.READ)
+    async def projects(self, permit: Permit, sensor_id: UUID) -> Sequence[UUID]:
+        """The projects that may bind it, as far as the caller may know of them: its own first."""
+        await permit.holds(await self.uow.sensors.get(sensor_id), "sensor")
+        grants = await permit.grants()
+        found = await self.uow.sensors.projects_of(sensor_id)
+        return [project_id for project_id in found if grants.allows(Permission.READ, project_id)]
+
+    @requires(Permission.OWN)
+    async def share(self, permit: Permit, sensor_id: UUID, project_id: UUID) -> None:
+        """Let another project bind it. The caller owns the sensor's project and may edit the other."""
+        sensor = await self._locked(permit, sensor_id, None)
+        (await permit.grants()).require(Permission.EDIT, project_id, "project")
+        if project_id in await self.uow.sensors.projects_of(sensor_id):
+            return
+        sensor.check_not_retired()
+        self.uow.sensors.share(sensor_id, project_id, self.recorder.now, (await permit.grants()).actor)
+        await self.recorder.audit(
+            "sensor", str(sensor_id), sensor.project_id, "share", after={"project_id": str(project_id)}
+        )
+
+    @requires(Permission.OWN)
+    async def unshare(self, permit: Permit, sensor_id: UUID, project_id: UUID) -> None:
+        """Take it back. Runs that have bound it keep it."""
+        sensor = await self._locked(permit, sensor_id, None)
+        if project_id == sensor.project_id:
+            raise Conflict("owning_project", "A sensor always belongs to its own project.")
+        if project_id not in await self.uow.sensors.projects_of(sensor_id):
+            raise NotFound("project")
+        self.uow.sensors.unshare(sensor_id, project_id)
+        await self.recorder.audit(
+            "sensor", str(sensor_id), sensor.project_id, "unshare", before={"project_id": str(project_id)}
+        )
+
+    async def _locked(self, permit: Permit, sensor_id: UUID, if_version: int | None) -> Sensor:
+        return await permit.holds(await self.uow.sensors.get(sensor_id, Lock.UPDATE), "sensor", if_version)

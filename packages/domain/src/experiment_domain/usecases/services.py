@@ -1,0 +1,100 @@
+"""The door of the library: give `Services` its ports, and begin units of work on behalf of callers."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import cached_property
+
+from attrs import field, frozen
+
+from experiment_domain.conversions.rules import Converter, ScalarConverter
+from experiment_domain.idempotency import IdempotencyRecords
+from experiment_domain.kernel.access import Caller, Principal
+from experiment_domain.kernel.clock import Clock, SystemClock
+from experiment_domain.kernel.ids import Ids, TimeOrderedIds
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from experiment_domain.usecases.captures import CaptureUseCases
+from experiment_domain.usecases.conversions import ConversionUseCases
+from experiment_domain.usecases.experiments import ExperimentUseCases
+from experiment_domain.usecases.projects import ProjectUseCases
+from experiment_domain.usecases.recording import Recorder
+from experiment_domain.usecases.runs import RunUseCases
+from experiment_domain.usecases.sensors import SensorUseCases
+from experiment_domain.usecases.telemetry import TelemetryUseCases
+
+
+class Work:
+    """One unit of work on behalf of one caller: the use cases, whose effects become true together."""
+
+    def __init__(self, uow: UnitOfWork, caller: Caller, services: "Services") -> None:
+        self._uow = uow
+        self._recorder = Recorder(uow, caller, services.clock, services.ids)
+        self._converter = services.converter
+
+    @cached_property
+    def projects(self) -> ProjectUseCases:
+        """Projects and members."""
+        return ProjectUseCases(self._recorder)
+
+    @cached_property
+    def experiments(self) -> ExperimentUseCases:
+        """Experiments."""
+        return ExperimentUseCases(self._recorder)
+
+    @cached_property
+    def runs(self) -> RunUseCases:
+        """Runs and the sensors bound to them."""
+        return RunUseCases(self._recorder)
+
+    @cached_property
+    def captures(self) -> CaptureUseCases:
+        """Capture sessions."""
+        return CaptureUseCases(self._recorder)
+
+    @cached_property
+    def sensors(self) -> SensorUseCases:
+        """Sensors and their tokens."""
+        return SensorUseCases(self._recorder)
+
+    @cached_property
+    def conversions(self) -> ConversionUseCases:
+        """Conversion profiles."""
+        return ConversionUseCases(self._recorder, self._converter)
+
+    @cached_property
+    def telemetry(self) -> TelemetryUseCases:
+        """Readings in and out."""
+        return TelemetryUseCases(self._recorder, self._converter)
+
+    @property
+    def idempotency(self) -> IdempotencyRecords:
+        """First answers, for the edge that gives them."""
+        return self._uow.idempotency
+
+
+@frozen(kw_only=True)
+class Services:
+    """Everything Experiment Service does, given its ports.
+
+    `async with services.begin(caller) as work:` is one transaction: it commits where the block ends, and
+    leaves nothing behind where the block raises.
+    """
+
+    units_of_work: UnitsOfWork
+    clock: Clock = field(factory=SystemClock)
+    ids: Ids = field(factory=TimeOrderedIds)
+    converter: Converter = field(factory=ScalarConverter)
+
+    @asynccontextmanager
+    async def begin(self, caller: Caller | Principal) -> AsyncGenerator[Work]:
+        """A unit of work for commands."""
+        caller = caller if isinstance(caller, Caller) else Caller(principal=caller)
+        async with self.units_of_work.begin(caller.principal) as uow:
+            yield Work(uow, caller, self)
+            await uow.commit()
+
+    @asynccontextmanager
+    async def read(self, caller: Caller | Principal) -> AsyncGenerator[Work]:
+        """A unit of work for queries: it takes no locks and commits nothing."""
+        caller = caller if isinstance(caller, Caller) else Caller(principal=caller)
+        async with self.units_of_work.begin(caller.principal, read_only=True) as uow:
+            yield Work(uow, caller, self)

@@ -1,0 +1,243 @@
+"""What can be done with readings: taking them in, and reading them back."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+from experiment_domain.captures import CaptureSession
+from experiment_domain.conversions.rules import Converter
+from experiment_domain.kernel.access import Grants, Permission
+from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from experiment_domain.kernel.events import Event
+from experiment_domain.telemetry.batches import Batch
+from experiment_domain.telemetry.store import (
+    Admission,
+    Chunk,
+    Destination,
+    Intake,
+    Layer,
+    Metrics,
+    ReadingQuery,
+    Readings,
+    Receipt,
+    Series,
+)
+from experiment_domain.usecases.permits import Permit, UseCases, requires
+from experiment_domain.usecases.recording import Recorder
+
+
+@frozen(kw_only=True)
+class Accepted:
+    """The answer to a batch: how many readings are kept, and how many of them came late."""
+
+    capture_session_id: UUID
+    accepted: int
+    late: int
+    duplicate: bool
+
+
+@frozen(kw_only=True, eq=False)
+class LayerReadings:
+    """Readings, and which layer they are of."""
+
+    layer: Layer
+    profile_id: UUID | None
+    readings: Readings
+
+
+class TelemetryUseCases(UseCases):
+    """Readings in and out."""
+
+    def __init__(self, recorder: Recorder, converter: Converter) -> None:
+        super().__init__(recorder)
+        self._converter = converter
+
+    @requires(Permission.INGEST)
+    async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
+        """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
+        now = self.recorder.now
+        admission = await self.uow.telemetry.admit(permit.token(), batch.capture_session_id, batch.key, now)
+        if admission is None:
+            raise Unauthenticated("This sensor token is unknown or has been rotated.")
+        if admission.repeated is not None:
+            return _repeated(admission.repeated, batch)
+        sensor = admission.sensor
+        sensor.check_delivers()
+        destination = _destination(admission, batch)
+        batch.check(allowed_signals=sensor.signals, latest=now + timedelta(seconds=admission.future_tolerance))
+        is_late = _takes_late_readings(destination)
+        receipt = Receipt(
+            capture_session_id=destination.capture_session_id,
+            sensor_id=sensor.id,
+            key=batch.key,
+            digest=batch.digest,
+            accepted=len(batch),
+            late=len(batch) if is_late else 0,
+            received_at=now,
+        )
+        self.uow.telemetry.append(
+            Intake(
+                receipt=receipt,
+                project_id=destination.project_id,
+                profile_id=destination.profile.id if destination.profile else None,
+                is_late=is_late,
+                chunks=self._chunks(batch, destination),
+            )
+        )
+        await self._sign_of_life(admission)
+        if is_late:
+            self.recorder.emit(_late_data(destination, receipt))
+        return Accepted(
+            capture_session_id=receipt.capture_session_id,
+            accepted=receipt.accepted,
+            late=receipt.late,
+            duplicate=False,
+        )
+
+    @requires(Permission.READ)
+    async def series(self, permit: Permit, session_id: UUID) -> Sequence[Series]:
+        """Every series of a session."""
+        await permit.holds(await self.uow.captures.get(session_id), "capture session")
+        return await self.uow.telemetry.series(session_id)
+
+    @requires(Permission.READ)
+    async def read(self, permit: Permit, query: ReadingQuery, *, layer: Layer | None) -> LayerReadings:
+        """Readings of one series. Without a `layer`: physical values where there are any, else raw ones."""
+        session = await permit.holds(await self.uow.captures.get(query.capture_session_id), "capture session")
+        exists, current = await self.uow.telemetry.layer_of(session.id, query.sensor_id, query.signal)
+        if layer is Layer.RAW and query.profile_id is not None:
+            raise Conflict("raw_has_no_profile", "The raw layer has no conversion profile.")
+        if not exists:
+            await self._check_known(session, query)
+        chosen = query.profile_id or current
+        if layer is None:
+            layer = Layer.PHYSICAL if chosen or not await self._may_read_raw(permit, session) else Layer.RAW
+        if layer is Layer.RAW:
+            await self._check_raw(permit, session)
+            query = evolve(query, layer=layer, profile_id=None)
+        elif query.profile_id is not None and not await self.uow.telemetry.has_layer(
+            session.id, query.sensor_id, query.signal, query.profile_id
+        ):
+            raise NotFound("physical layer under this profile")
+        else:
+            query = evolve(query, layer=layer, profile_id=chosen)
+        found = await self.uow.telemetry.read(query)
+        return LayerReadings(layer=layer, profile_id=query.profile_id, readings=found)
+
+    @requires(Permission.READ)
+    async def metrics(
+        self, permit: Permit, run_id: UUID, *, layer: Layer | None = None, signals: Collection[str] = ()
+    ) -> Sequence[Metrics]:
+        """Statistics per sensor and signal of a run.
+
+        Without a `layer`: of physical values where there are any, else of raw ones, if the caller may.
+        """
+        run = await permit.holds(await self.uow.runs.get(run_id), "run")
+        grants = await permit.grants()
+        if layer is Layer.RAW:
+            await self._require_raw(grants, run.project_id)
+        if layer is not None:
+            return await self.uow.telemetry.metrics(run_id, layer=layer, signals=signals)
+        physical = await self.uow.telemetry.metrics(run_id, layer=Layer.PHYSICAL, signals=signals)
+        if not await self._raw_allowed(grants, run.project_id):
+            return physical
+        converted = {(metrics.sensor_id, metrics.signal) for metrics in physical}
+        raw = await self.uow.telemetry.metrics(run_id, layer=Layer.RAW, signals=signals)
+        alone = [metrics for metrics in raw if (metrics.sensor_id, metrics.signal) not in converted]
+        return sorted([*physical, *alone], key=lambda metrics: (metrics.sensor_id, metrics.signal))
+
+    def _chunks(self, batch: Batch, destination: Destination) -> list[Chunk]:
+        profile = destination.profile
+        return [
+            Chunk(
+                column=layer,
+                physical=None
+                if profile is None
+                else self._converter.convert(profile.rule, layer.values, profile.valid_range),
+            )
+            for column in batch.columns
+            if len(column)
+            for layer in column.layers()
+        ]
+
+    async def _sign_of_life(self, admission: Admission) -> None:
+        sensor = admission.sensor
+        seen = sensor.seen(at=self.recorder.now)
+        if not seen.is_empty:
+            await self.recorder.keep(self.uow.sensors, seen, "sensor", "activate")
+        elif sensor.is_due_for_a_sign(self.recorder.now):
+            self.uow.sensors.renew_sign_of_life(sensor.id, self.recorder.now)
+
+    async def _check_known(self, session: CaptureSession, query: ReadingQuery) -> None:
+        """A series that has no readings yet is empty; one that can never have any is not found."""
+        pin = session.pin_of(query.sensor_id)
+        sensor = None if pin is None else await self.uow.sensors.get(query.sensor_id)
+        if sensor is None or (sensor.signals and query.signal not in sensor.signals):
+            raise NotFound("series")
+
+    async def _may_read_raw(self, permit: Permit, session: CaptureSession) -> bool:
+        return await self._raw_allowed(await permit.grants(), session.project_id)
+
+    async def _check_raw(self, permit: Permit, session: CaptureSession) -> None:
+        await self._require_raw(await permit.grants(), session.project_id)
+
+    async def _raw_allowed(self, grants: Grants, project_id: UUID) -> bool:
+        project = await self.uow.projects.get(project_id)
+        return project is not None and project.may_read_raw(grants.role_in(project_id))
+
+    async def _require_raw(self, grants: Grants, project_id: UUID) -> None:
+        if not await self._raw_allowed(grants, project_id):
+            raise Forbidden("This project's policy does not let you read raw values.", "raw_not_allowed")
+
+
+def _repeated(receipt: Receipt, batch: Batch) -> Accepted:
+    if receipt.digest != batch.digest:
+        raise Conflict("batch_id_reused", "A batch with this batch_id and other readings was accepted before.")
+    return Accepted(
+        capture_session_id=receipt.capture_session_id,
+        accepted=receipt.accepted,
+        late=receipt.late,
+        duplicate=True,
+    )
+
+
+def _destination(admission: Admission, batch: Batch) -> Destination:
+    found = admission.destinations
+    if batch.capture_session_id is not None:
+        if not found:
+            raise NotFound("capture session")
+        if not found[0].takes_part:
+            raise Conflict("sensor_not_in_session", "This sensor was not bound to the run when the session started.")
+    elif not found:
+        raise Conflict("no_running_session", "This sensor takes part in no running capture session.")
+    elif len(found) > 1:
+        raise Conflict(
+            "ambiguous_session",
+            "This sensor takes part in several running capture sessions: name one.",
+            running_capture_sessions=[str(destination.capture_session_id) for destination in found],
+        )
+    return found[0]
+
+
+def _takes_late_readings(destination: Destination) -> bool:
+    if destination.status == "archived":
+        raise Conflict("archived", "This capture session is archived, and archived things are read-only.")
+    if destination.status == "draft":
+        raise Conflict("session_not_started", "This capture session has not been started.")
+    return destination.status != "running"
+
+
+def _late_data(destination: Destination, receipt: Receipt) -> Event:
+    return Event(
+        type="capture.late_data",
+        project_id=destination.project_id,
+        subject=f"capture_session/{destination.capture_session_id}",
+        at=receipt.received_at,
+        data={
+            "run_id": str(destination.run_id),
+            "sensor_id": str(receipt.sensor_id),
+            "readings": receipt.late,
+        },
+    )
