@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 
 from experiment_domain.conversions.rules import ProfileKind, Rule, ValidRange, rule_from, valid_range_from
 from experiment_domain.kernel.entity import Change, Entity, Lock, Page, Position, changed, created, unchanged
@@ -49,6 +49,10 @@ def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _rule_facts(rule: Rule) -> dict[str, Any]:
+    return {"kind": rule.kind.value, "parameters": rule.parameters}
+
+
 @frozen(kw_only=True)
 class ConversionProfile(Entity):
     """One version of a sensor's rule raw → physical. Once published it never changes.
@@ -58,7 +62,7 @@ class ConversionProfile(Entity):
 
     sensor_id: UUID
     profile_version: int
-    rule: Rule
+    rule: Rule = field(metadata={"facts": _rule_facts})
     input_unit: str
     output_unit: str
     valid_range: ValidRange | None = None

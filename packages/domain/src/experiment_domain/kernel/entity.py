@@ -144,21 +144,28 @@ class Page(Generic[T]):
 
 
 def facts(entity: Entity) -> dict[str, Any]:
-    """An entity as JSON values, for the audit log. Fields marked secret are left out."""
+    """An entity as JSON values, for the audit log.
 
-    def visible(attribute: attrs.Attribute[Any], _value: Any) -> bool:
-        return not attribute.metadata.get("secret", False)
+    Fields marked `secret` are left out, and so are derived ones; a field's `facts` say how it is told.
+    """
 
-    def plain(_owner: Any, _attribute: Any, value: Any) -> Any:
+    def visible(attribute: "attrs.Attribute[Any]", _value: Any) -> bool:
+        return attribute.init and not attribute.metadata.get("secret", False)
+
+    def plain(_owner: Any, attribute: Any, value: Any) -> Any:
+        if attribute is not None and "facts" in attribute.metadata:
+            return attribute.metadata["facts"](value)
         if isinstance(value, datetime):
             return value.isoformat()
         if isinstance(value, UUID):
             return str(value)
         if isinstance(value, frozenset):
             return sorted(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if isinstance(value, tuple):
+            return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         return value
 
-    return attrs.asdict(entity, filter=visible, value_serializer=plain, retain_collection_types=False)
+    return attrs.asdict(entity, filter=visible, value_serializer=plain)
 
 
 def differences(change: Change[Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -78,3 +78,10 @@ class Invalid(Refusal):
     def at(cls, path: str, message: str) -> "Invalid":
         """A refusal of one field, `path` in dots and brackets."""
         return cls(f"{path}: {message}", errors=[{"path": path, "message": message}])
+
+
+class Unavailable(Refusal):
+    """Something the service itself needs is away. Nothing is known to have changed: try again with the same key."""
+
+    def __init__(self, detail: str = "The service cannot reach its database right now.") -> None:
+        super().__init__("unavailable", detail)

@@ -122,7 +122,8 @@ class Batch:
         """SHA-256 of the content: the same readings give the same digest in either shape of a message."""
         if not self._digest:
             content = hashlib.sha256()
-            for column in sorted(self.columns, key=lambda column: column.signal):
+            # A column without readings is no content: the other shape of a message has no way to say it.
+            for column in sorted(filter(len, self.columns), key=lambda column: column.signal):
                 name = column.signal.encode()
                 content.update(len(name).to_bytes(4) + name + len(column).to_bytes(8))
                 content.update(column.timestamps)
@@ -150,7 +151,7 @@ class Batch:
             raise Invalid.at("readings", f"must have at most {SIGNALS} signals, has {len(self.columns):,}")
         newest = micros(latest)
         bad: list[dict[str, Any]] = []
-        for column in self.columns:
+        for column in filter(len, self.columns):
             problem = _signal_problem(column.signal, allowed_signals)
             if problem:
                 bad.append({"index": column.index(0), "signal": column.signal, "message": problem})

@@ -44,11 +44,15 @@ class Statistics:
         """The statistics of these values followed by `later` ones."""
         count = self.count + later.count
         apart = later.mean - self.mean
+        mean = self.mean + apart * (later.count / count)
+        if not math.isfinite(mean):
+            # The distance of huge means overflows while their mean is an ordinary number.
+            mean = self.mean * (self.count / count) + later.mean * (later.count / count)
         return Statistics(
             count=count,
             minimum=min(self.minimum, later.minimum),
             maximum=max(self.maximum, later.maximum),
-            mean=self.mean + apart * (later.count / count),
+            mean=mean,
             squares=self.squares + later.squares + apart * apart * (self.count * later.count / count),
             first=self.first,
             last=later.last,

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
 from experiment_domain.kernel.access import Permission
-from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
+from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange, refuse_archived
 from experiment_domain.kernel.errors import Invalid
 from experiment_domain.runs import Run
 from experiment_domain.usecases.permits import Permit, UseCases, requires
@@ -95,8 +95,9 @@ class CaptureUseCases(UseCases):
 
     @requires(Permission.OWN)
     async def restore(self, permit: Permit, session_id: UUID, *, if_version: int | None = None) -> CaptureSession:
-        """Bring a deleted session back."""
-        _, session = await self._locked(permit, session_id, if_version, deleted=True)
+        """Bring a deleted session back, unless its run was archived meanwhile."""
+        run, session = await self._locked(permit, session_id, if_version, deleted=True)
+        refuse_archived("run", run.status)
         change = session.restore(at=self.recorder.now)
         return await self.recorder.keep(self.uow.captures, change, "capture_session", "restore")
 

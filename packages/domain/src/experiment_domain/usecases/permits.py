@@ -37,6 +37,8 @@ class Permit:
     async def holds(self, entity: E | None, noun: str, version: int | None = None) -> E:
         """The entity, if there is one, the permission is granted, and it is at the `version` the caller read."""
         if entity is None:
+            # Who is not known at all learns nothing, not even that there is no such thing.
+            await self.grants()
             self.used = True
             raise NotFound(noun)
         await self.require(entity.project_id, noun)
@@ -57,6 +59,7 @@ class Permit:
         principal = self._recorder.caller.principal
         self.used = True
         if not isinstance(principal, User):
+            await self.grants()
             raise Forbidden("This is for users; a sensor's token is for sending readings and heartbeats.")
         return principal
 

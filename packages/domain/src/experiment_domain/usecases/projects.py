@@ -57,7 +57,8 @@ class ProjectUseCases(UseCases):
         members = await self.uow.projects.members(project_id)
         check_owner_remains(members, user_id, role)
         before = next((member for member in members if member.user_id == user_id), None)
-        member = Member.create(project_id=project_id, user_id=user_id, role=role, at=self.recorder.now)
+        added_at = self.recorder.now if before is None else before.added_at
+        member = Member.create(project_id=project_id, user_id=user_id, role=role, at=added_at)
         if before is not None and before.role is role:
             return before
         self.uow.projects.put_member(member)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import cached_property
 
 from attrs import field, frozen
@@ -69,6 +70,15 @@ class Work:
     def idempotency(self) -> IdempotencyRecords:
         """First answers, for the edge that gives them."""
         return self._uow.idempotency
+
+    @property
+    def now(self) -> datetime:
+        """The moment of this unit of work."""
+        return self._recorder.now
+
+    async def check_caller(self) -> None:
+        """Raise `Unauthenticated` unless the caller is still known: a sensor's token may have been rotated."""
+        await self._recorder.grants()
 
 
 @frozen(kw_only=True)

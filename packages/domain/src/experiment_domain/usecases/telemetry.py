@@ -208,7 +208,8 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
     if batch.capture_session_id is not None:
         if not found:
             raise NotFound("capture session")
-        if not found[0].takes_part:
+        # A draft has no pins yet, so that nobody takes part: it is refused for what it is.
+        if not found[0].takes_part and found[0].status != "draft":
             raise Conflict("sensor_not_in_session", "This sensor was not bound to the run when the session started.")
     elif not found:
         raise Conflict("no_running_session", "This sensor takes part in no running capture session.")

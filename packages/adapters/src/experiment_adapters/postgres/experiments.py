@@ -1,0 +1,53 @@
+"""Experiments in PostgreSQL."""
+
+from uuid import UUID
+
+from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
+from experiment_adapters.postgres.statements import Statements
+from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentRepository, ExperimentStatus
+from experiment_domain.kernel.entity import Lock, Page, Position
+
+EXPERIMENTS = Table(Experiment, "experiments", {"tags": NAMES, "metadata": JSON, "status": enum(ExperimentStatus)})
+
+
+class PostgresExperiments(ExperimentRepository):
+    """Keeps experiments in `experiments`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def get(self, experiment_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
+        return await EXPERIMENTS.one(self._statements.ask(EXPERIMENTS.select("id = %s", lock), [experiment_id]))
+
+    async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
+        where = "id = (SELECT experiment_id FROM runs WHERE id = %s)"
+        return await EXPERIMENTS.one(self._statements.ask(EXPERIMENTS.select(where, lock), [run_id]))
+
+    def add(self, experiment: Experiment) -> None:
+        EXPERIMENTS.add(self._statements, experiment)
+
+    def save(self, experiment: Experiment) -> None:
+        EXPERIMENTS.save(self._statements, experiment)
+
+    def remove(self, experiment: Experiment) -> None:
+        EXPERIMENTS.remove(self._statements, experiment.id)
+
+    async def page(self, which: ExperimentFilter, *, sort: str, limit: int, after: Position | None) -> Page[Experiment]:
+        conditions = Conditions()
+        conditions.one_of("project_id", which.project_ids)
+        conditions.one_of("status", [str(status) for status in which.statuses])
+        conditions.one_of("experiment_type", which.experiment_types)
+        conditions.contains("tags", which.tags)
+        conditions.overlaps("tags", which.any_tags)
+        conditions.between("created_at", which.created_after, which.created_before)
+        conditions.words(("name", "description"), which.words)
+        return await page(
+            self._statements,
+            EXPERIMENTS,
+            conditions.texts,
+            conditions.parameters,
+            order=Order.by(sort),
+            limit=limit,
+            after=after,
+        )

@@ -1,0 +1,113 @@
+"""Runs and the sensors bound to them in PostgreSQL."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
+from experiment_adapters.postgres.statements import Statements
+from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus
+
+RUNS = Table(
+    Run,
+    "runs",
+    {
+        "params": JSON,
+        "tags": NAMES,
+        "metadata": JSON,
+        "env": JSON,
+        "participants": NAMES,
+        "status": enum(RunStatus),
+    },
+)
+
+
+class PostgresRuns(RunRepository):
+    """Keeps runs in `runs`, bindings in `run_sensors`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def get(self, run_id: UUID, lock: Lock = Lock.NONE) -> Run | None:
+        return await RUNS.one(self._statements.ask(RUNS.select("id = %s", lock), [run_id]))
+
+    def add(self, run: Run) -> None:
+        RUNS.add(self._statements, run)
+
+    def save(self, run: Run) -> None:
+        RUNS.save(self._statements, run)
+
+    def remove(self, run: Run) -> None:
+        self._statements.write("DELETE FROM run_sensors WHERE run_id = %s", [run.id])
+        RUNS.remove(self._statements, run.id)
+
+    async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:
+        conditions = _conditions(which)
+        return await page(
+            self._statements,
+            RUNS,
+            conditions.texts,
+            conditions.parameters,
+            order=Order.by(sort),
+            limit=limit,
+            after=after,
+        )
+
+    async def running_in(self, experiment_id: UUID) -> Sequence[UUID]:
+        answer = self._statements.ask(
+            "SELECT id FROM runs WHERE experiment_id = %s AND status = 'running' ORDER BY id", [experiment_id]
+        )
+        return [run_id for (run_id,) in await answer.rows()]
+
+    async def any_in(self, experiment_id: UUID) -> bool:
+        answer = self._statements.ask("SELECT EXISTS (SELECT FROM runs WHERE experiment_id = %s)", [experiment_id])
+        return await answer.value()
+
+    async def sensors_of(self, run_id: UUID) -> Sequence[RunSensor]:
+        answer = self._statements.ask(
+            "SELECT sensor_id, bound_at, bound_by FROM run_sensors WHERE run_id = %s ORDER BY bound_at, sensor_id",
+            [run_id],
+        )
+        return [
+            RunSensor(run_id=run_id, sensor_id=sensor_id, bound_at=bound_at, bound_by=bound_by)
+            for sensor_id, bound_at, bound_by in await answer.rows()
+        ]
+
+    def bind(self, binding: RunSensor) -> None:
+        self._statements.write(
+            "INSERT INTO run_sensors (run_id, sensor_id, bound_at, bound_by) VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            [binding.run_id, binding.sensor_id, binding.bound_at, binding.bound_by],
+        )
+
+    def unbind(self, run_id: UUID, sensor_id: UUID) -> None:
+        self._statements.write("DELETE FROM run_sensors WHERE run_id = %s AND sensor_id = %s", [run_id, sensor_id])
+
+
+def _conditions(which: RunFilter) -> Conditions:
+    conditions = Conditions()
+    conditions.one_of("project_id", which.project_ids)
+    conditions.one_of("experiment_id", which.experiment_ids)
+    conditions.one_of("status", [str(status) for status in which.statuses])
+    conditions.contains("tags", which.tags)
+    conditions.overlaps("tags", which.any_tags)
+    conditions.prefixed("git_sha", which.git_shas)
+    conditions.overlaps("participants", which.participants)
+    if which.sensor_ids:
+        conditions.add("id IN (SELECT run_id FROM run_sensors WHERE sensor_id = ANY(%s))", list(which.sensor_ids))
+    if which.profile_ids:
+        conditions.add(
+            "id IN (SELECT run_id FROM capture_session_pins JOIN capture_sessions"
+            " ON capture_sessions.id = capture_session_id WHERE profile_id = ANY(%s))",
+            list(which.profile_ids),
+        )
+    conditions.between("created_at", which.created_after, which.created_before)
+    conditions.between("started_at", which.started_after, which.started_before)
+    by_key: dict[str, list[str]] = {}
+    for key, value in which.params:
+        by_key.setdefault(key, []).append(value)
+    for key, values in by_key.items():
+        conditions.add("params ->> %s = ANY(%s)", key, values)
+    conditions.words(("name", "notes"), which.words)
+    return conditions

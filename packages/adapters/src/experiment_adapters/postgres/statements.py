@@ -1,0 +1,112 @@
+"""The statements of one unit of work: queued as they come, sent together in psycopg's pipeline mode."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg_pool import AsyncConnectionPool
+
+from experiment_adapters.postgres.errors import refusals
+
+Row = tuple[Any, ...]
+Connection = AsyncConnection[Row]
+Pool = AsyncConnectionPool[Connection]
+
+
+class Answer:
+    """The rows of a query that is queued; asking for them sends the queue."""
+
+    def __init__(self, statements: "Statements") -> None:
+        self._statements = statements
+        self.cursor: AsyncCursor[Row] | None = None
+
+    async def rows(self) -> list[Row]:
+        """All rows."""
+        with refusals():
+            if self.cursor is None:
+                await self._statements.send()
+            assert self.cursor is not None  # noqa: S101 - sending gives every queued answer its cursor
+            return await self.cursor.fetchall()
+
+    async def row(self) -> Row | None:
+        """The first row, or None."""
+        rows = await self.rows()
+        return rows[0] if rows else None
+
+    async def value(self) -> Any:
+        """The first column of the first row."""
+        row = await self.row()
+        assert row is not None  # noqa: S101 - asked only of queries that always have one
+        return row[0]
+
+
+class Statements:
+    """One transaction as a queue. A connection is taken with the first statement that is sent.
+
+    A write waits for the next read, or for `commit`; what was queued by then goes out in one round trip.
+    """
+
+    def __init__(self, pool: Pool, *, in_transaction: bool) -> None:
+        self._pool = pool
+        self._in_transaction = in_transaction
+        self._queue: list[tuple[str, Sequence[Any], Answer | None]] = []
+        self._stack = AsyncExitStack()
+        self._connection: Connection | None = None
+        self._open = False
+
+    def write(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Queue a statement whose rows do not matter."""
+        self._queue.append((sql, parameters, None))
+
+    def ask(self, sql: str, parameters: Sequence[Any]) -> Answer:
+        """Queue a query."""
+        answer = Answer(self)
+        self._queue.append((sql, parameters, answer))
+        return answer
+
+    async def send(self, *, commit: bool = False) -> None:
+        """Send the queue, in order; the first of it begins the transaction."""
+        queue, self._queue = self._queue, []
+        connection = self._connection or await self._connect()
+        # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
+        async with connection.pipeline():
+            if self._in_transaction and not self._open:
+                await connection.execute("BEGIN")
+                self._open = True
+            for sql, parameters, answer in queue:
+                cursor = connection.cursor(binary=True)
+                await cursor.execute(cast("LiteralString", sql), parameters)
+                if answer is not None:
+                    answer.cursor = cursor
+            if commit:
+                await connection.execute("COMMIT")
+
+    async def commit(self) -> None:
+        """Send what is queued and commit; nothing to do where nothing was ever queued."""
+        with refusals():
+            if self._queue or self._open:
+                await self.send(commit=True)
+                self._open = False
+
+    async def close(self) -> None:
+        """Roll back what was not committed, and give the connection back."""
+        self._queue.clear()
+        try:
+            if self._open and self._connection is not None:
+                await self._roll_back(self._connection)
+        finally:
+            await self._stack.aclose()
+
+    async def _connect(self) -> Connection:
+        self._connection = await self._stack.enter_async_context(self._pool.connection())
+        return self._connection
+
+    async def _roll_back(self, connection: Connection) -> None:
+        self._open = False
+        try:
+            await connection.execute("ROLLBACK")
+        except psycopg.Error:
+            # A broken connection rolls back by itself; the pool replaces it.
+            await connection.close()

@@ -1,0 +1,1 @@
+"""Telemetry in PostgreSQL: columnar chunks, one row per series and batch."""

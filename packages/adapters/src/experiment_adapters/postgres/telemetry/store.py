@@ -1,0 +1,376 @@
+"""Readings in PostgreSQL: one row per series and batch, raw values and one physical layer per profile version."""
+
+import uuid
+from array import array
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from experiment_adapters.postgres.captures import lock_key
+from experiment_adapters.postgres.conversions import CONVERSION_PROFILES
+from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
+from experiment_adapters.postgres.statements import Row, Statements
+from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge, statistics_of
+from experiment_adapters.postgres.telemetry.summaries import joined, opened, summaries, when
+from experiment_domain.captures import CaptureStatus
+from experiment_domain.telemetry.batches import micros, moment
+from experiment_domain.telemetry.statistics import Statistics
+from experiment_domain.telemetry.store import (
+    Admission,
+    Chunk,
+    Destination,
+    Intake,
+    Layer,
+    Metrics,
+    ReadingQuery,
+    Readings,
+    Receipt,
+    Series,
+    TelemetryStore,
+)
+
+_RECEIPT = (
+    "telemetry_batches.capture_session_id, telemetry_batches.digest, telemetry_batches.accepted,"
+    " telemetry_batches.late, telemetry_batches.received_at"
+)
+_SESSION = "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL"
+
+# The session that a batch names, if it is of a project that knows the sensor.
+_TO_NAMED_SESSION = f"""
+SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {CONVERSION_PROFILES.columns}
+FROM sensors
+JOIN projects ON projects.id = sensors.project_id
+LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at IS NULL AND (
+    session.project_id = sensors.project_id OR EXISTS (
+        SELECT FROM sensor_projects
+        WHERE sensor_projects.sensor_id = sensors.id AND sensor_projects.project_id = session.project_id
+    )
+)
+LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id AND pin.sensor_id = sensors.id
+LEFT JOIN conversion_profiles ON conversion_profiles.id = pin.profile_id
+LEFT JOIN telemetry_batches ON telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
+    AND telemetry_batches.capture_session_id = session.id
+WHERE {HAS_TOKEN}
+"""
+
+# The running sessions of a sensor, and its batch of that key, whatever session it went to: a client that did not
+# hear the answer sends again, perhaps after the session is over.
+_TO_RUNNING_SESSION = f"""
+SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {CONVERSION_PROFILES.columns}
+FROM sensors
+JOIN projects ON projects.id = sensors.project_id
+LEFT JOIN LATERAL (
+    SELECT * FROM telemetry_batches
+    WHERE telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
+    ORDER BY received_at DESC LIMIT 1
+) AS telemetry_batches ON true
+LEFT JOIN (
+    capture_session_pins AS pin
+    JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND session.status = 'running'
+) ON pin.sensor_id = sensors.id
+LEFT JOIN conversion_profiles ON conversion_profiles.id = pin.profile_id
+WHERE {HAS_TOKEN}
+ORDER BY session.id
+"""
+
+_LOCK_RUNNING_SESSIONS = f"""
+SELECT pg_advisory_xact_lock_shared(('x' || right(replace(capture_session_id::text, '-', ''), 16))::bit(64)::bigint)
+FROM sensors
+JOIN capture_session_pins ON capture_session_pins.sensor_id = sensors.id
+JOIN capture_sessions ON capture_sessions.id = capture_session_id AND capture_sessions.status = 'running'
+WHERE {HAS_TOKEN}
+"""
+
+_STATISTICS = "count, minimum, maximum, mean, squares, first, last"
+
+_RAW = f"""
+INSERT INTO telemetry_chunks
+    (capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
+SELECT capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
+FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
+"""
+
+_RAW_AND_PHYSICAL = f"""
+WITH chunk AS ({_RAW} RETURNING capture_session_id, series_id, position)
+INSERT INTO telemetry_physical_chunks
+    (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
+SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, {{values}} FROM chunk
+"""
+_WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
+_WITH_GAPS = _RAW_AND_PHYSICAL.format(values="array_replace(%s::float8[], 'NaN', NULL)")
+
+HEADERS = 20_000
+"""How many chunks a page of readings looks at, at most, before it opens some of them."""
+
+
+class PostgresTelemetry(TelemetryStore):
+    """Keeps readings in `telemetry_chunks` and `telemetry_physical_chunks`, receipts in `telemetry_batches`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def admit(
+        self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
+    ) -> Admission | None:
+        token = [token_hash, token_hash, at]
+        self._statements.write("SELECT pg_advisory_xact_lock(%s)", [_batch_lock(token_hash, key)])
+        if capture_session_id is None:
+            self._statements.write(_LOCK_RUNNING_SESSIONS, token)
+            rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
+        else:
+            self._statements.write("SELECT pg_advisory_xact_lock_shared(%s)", [lock_key(capture_session_id)])
+            rows = await self._statements.ask(_TO_NAMED_SESSION, [capture_session_id, key, *token]).rows()
+        return _admission(rows, key) if rows else None
+
+    def append(self, intake: Intake) -> None:
+        receipt = intake.receipt
+        self._statements.write(
+            "INSERT INTO telemetry_batches (capture_session_id, sensor_id, key, digest, accepted, late, received_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            [
+                receipt.capture_session_id,
+                receipt.sensor_id,
+                receipt.key,
+                receipt.digest,
+                receipt.accepted,
+                receipt.late,
+                receipt.received_at,
+            ],
+        )
+        for signal in dict.fromkeys(chunk.column.signal for chunk in intake.chunks):
+            self._statements.write(
+                "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
+                " SELECT %s, %s, %s, %s WHERE NOT EXISTS (SELECT FROM telemetry_series"
+                " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s) ON CONFLICT DO NOTHING",
+                [
+                    *(receipt.capture_session_id, receipt.sensor_id, signal, intake.profile_id),
+                    *(receipt.capture_session_id, receipt.sensor_id, signal),
+                ],
+            )
+        for chunk in intake.chunks:
+            self._append(intake, chunk)
+
+    async def series(self, capture_session_id: UUID) -> Sequence[Series]:
+        where = "series.capture_session_id = %s"
+        raw = await summaries(self._statements, where, [capture_session_id], Layer.RAW)
+        physical = await summaries(self._statements, where, [capture_session_id], Layer.PHYSICAL)
+        with_value = {
+            (summary.sensor_id, summary.signal): summary.part.statistics.count if summary.part.statistics else 0
+            for summary in physical
+        }
+        return [
+            Series(
+                capture_session_id=capture_session_id,
+                sensor_id=summary.sensor_id,
+                signal=summary.signal,
+                count=summary.part.readings,
+                late=summary.part.late,
+                out_of_range=summary.part.readings
+                - with_value.get((summary.sensor_id, summary.signal), summary.part.readings),
+                first_timestamp=when(summary.part.starts_at),
+                last_timestamp=when(summary.part.ends_at),
+                profile_id=summary.profile_id,
+            )
+            for summary in raw
+        ]
+
+    async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
+        row = await self._statements.ask(
+            "SELECT profile_id FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s",
+            [capture_session_id, sensor_id, signal],
+        ).row()
+        return row is not None, row[0] if row else None
+
+    async def has_layer(self, capture_session_id: UUID, sensor_id: UUID, signal: str, profile_id: UUID) -> bool:
+        return await self._statements.ask(
+            "SELECT EXISTS (SELECT FROM telemetry_series"
+            " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s AND profile_id = %s)",
+            [capture_session_id, sensor_id, signal, profile_id],
+        ).value()
+
+    async def read(self, query: ReadingQuery) -> Readings:
+        physical = query.layer is Layer.PHYSICAL
+        start = max(
+            (bound for bound in (query.start, None if query.after is None else query.after + 1) if bound is not None),
+            default=None,
+        )
+        if physical and query.profile_id is None:
+            return _readings(None, query.limit)
+        headers = await self._statements.ask(
+            "SELECT series_id, position, starts_at, count FROM telemetry_chunks JOIN telemetry_series AS series"
+            " ON series.id = series_id AND series.capture_session_id = telemetry_chunks.capture_session_id"
+            " WHERE series.capture_session_id = %s AND sensor_id = %s AND signal = %s"
+            " AND ends_at >= coalesce(%s::timestamptz, '-infinity')"
+            " AND starts_at < coalesce(%s::timestamptz, 'infinity')"
+            " ORDER BY starts_at, position LIMIT %s",
+            [
+                query.capture_session_id,
+                query.sensor_id,
+                query.signal,
+                when(start),
+                when(query.end),
+                HEADERS,
+            ],
+        ).rows()
+        chunks: list[Opened] = []
+        merged: Merged | None = None
+        place = 0
+        while place < len(headers):
+            group = _enough(headers, place, query.limit + 1)
+            chunks += await opened(
+                self._statements,
+                query.capture_session_id,
+                headers[place][0],
+                [position for _, position, _, _ in headers[place : place + group]],
+                query.profile_id if physical else None,
+            )
+            place += group
+            # What lies before the first chunk that is not open is complete.
+            more = place < len(headers) or len(headers) == HEADERS
+            bound = query.end
+            if more:
+                following = headers[min(place, len(headers) - 1)]
+                bound = min(micros(following[2]), query.end if query.end is not None else micros(following[2]))
+            merged = _between(merge(chunks), start, bound)
+            if len(merged.timestamps) > query.limit:
+                break
+        return _readings(merged, query.limit, more=len(headers) == HEADERS)
+
+    async def metrics(self, run_id: UUID, *, layer: Layer, signals: Collection[str] = ()) -> Sequence[Metrics]:
+        where = (
+            "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = %s AND deleted_at IS NULL)"
+        )
+        parameters: list[Any] = [run_id]
+        if signals:
+            where += " AND series.signal = ANY(%s)"
+            parameters.append(list(signals))
+        found = await summaries(self._statements, where, parameters, layer)
+
+        def key(summary: Any) -> tuple[UUID, str, UUID]:
+            return summary.sensor_id, summary.signal, (summary.profile_id if layer is Layer.PHYSICAL else None) or _NONE
+
+        results: list[Metrics] = []
+        for (sensor_id, signal, profile_id), group in groupby(sorted(found, key=key), key):
+            part = joined(summary.part for summary in group)
+            count = part.statistics.count if part.statistics else 0
+            results.append(
+                Metrics(
+                    sensor_id=sensor_id,
+                    signal=signal,
+                    layer=layer,
+                    profile_id=None if profile_id == _NONE else profile_id,
+                    late=part.late,
+                    out_of_range=part.readings - count,
+                    statistics=part.statistics,
+                )
+            )
+        return results
+
+    def _append(self, intake: Intake, chunk: Chunk) -> None:
+        receipt, column = intake.receipt, chunk.column
+        values = np.frombuffer(column.values)
+        raw = [
+            intake.is_late,
+            moment(column.timestamps[0]),
+            moment(column.timestamps[-1]),
+            *_columns(statistics_of(values)),
+            TimestampArray.of(np.frombuffer(column.timestamps, np.int64)),
+            FloatArray.of(values),
+            *(receipt.capture_session_id, receipt.sensor_id, column.signal),
+        ]
+        if chunk.physical is None:
+            self._statements.write(_RAW, raw)
+            return
+        physical = np.frombuffer(chunk.physical)
+        statistics = statistics_of(physical)
+        sql = _WHOLE if statistics is not None and statistics.count == len(physical) else _WITH_GAPS
+        self._statements.write(sql, [*raw, intake.profile_id, *_columns(statistics), FloatArray.of(physical)])
+
+
+_NONE = uuid.UUID(int=0)
+
+
+def _batch_lock(token_hash: bytes, key: str) -> int:
+    digest = blake2b(key.encode(), key=token_hash, digest_size=8, person=b"batch")
+    return int.from_bytes(digest.digest(), signed=True)
+
+
+def _admission(rows: Sequence[Row], key: str) -> Admission:
+    width = SENSORS.width
+    first = rows[0]
+    sensor = SENSORS.entity(first)
+    tolerance, session_id, digest, accepted, late, received_at = first[width : width + 6]
+    repeated = None
+    if session_id is not None:
+        repeated = Receipt(
+            capture_session_id=session_id,
+            sensor_id=sensor.id,
+            key=key,
+            digest=digest,
+            accepted=accepted,
+            late=late,
+            received_at=received_at,
+        )
+    return Admission(
+        sensor=sensor,
+        destinations=[_destination(row[width + 6 :]) for row in rows if row[width + 6] is not None],
+        future_tolerance=tolerance,
+        repeated=repeated,
+    )
+
+
+def _destination(row: Row) -> Destination:
+    session_id, project_id, run_id, status, takes_part, *profile = row
+    return Destination(
+        capture_session_id=session_id,
+        project_id=project_id,
+        run_id=run_id,
+        status=CaptureStatus(status),
+        profile=None if profile[0] is None else CONVERSION_PROFILES.entity(tuple(profile)),
+        takes_part=takes_part,
+    )
+
+
+def _columns(statistics: Statistics | None) -> tuple[Any, ...]:
+    if statistics is None:
+        return 0, None, None, None, None, None, None
+    return (
+        statistics.count,
+        statistics.minimum,
+        statistics.maximum,
+        statistics.mean,
+        statistics.squares,
+        statistics.first,
+        statistics.last,
+    )
+
+
+def _enough(headers: Sequence[Row], place: int, wanted: int) -> int:
+    """How many chunks from `place` on hold `wanted` readings, or all that are left."""
+    held = 0
+    for number, (_, _, _, count) in enumerate(headers[place:], start=1):
+        held += count
+        if held >= wanted:
+            return number
+    return len(headers) - place
+
+
+def _between(merged: Merged, start: int | None, end: int | None) -> Merged:
+    low = 0 if start is None else int(np.searchsorted(merged.timestamps, start))
+    high = len(merged.timestamps) if end is None else int(np.searchsorted(merged.timestamps, end))
+    return Merged(timestamps=merged.timestamps[low:high], values=merged.values[low:high], late=merged.late[low:high])
+
+
+def _readings(merged: Merged | None, limit: int, *, more: bool = False) -> Readings:
+    timestamps, values = array("q"), array("d")
+    if merged is not None:
+        timestamps.frombytes(merged.timestamps[:limit].tobytes())
+        values.frombytes(merged.values[:limit].tobytes())
+        more = more or len(merged.timestamps) > limit
+    return Readings(timestamps=timestamps, values=values, more=more)

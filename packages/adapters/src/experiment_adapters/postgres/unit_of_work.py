@@ -1,0 +1,194 @@
+"""Units of work on PostgreSQL: a pool of connections, and one transaction at a time on one of them."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool
+
+from experiment_adapters.postgres.captures import PostgresCaptures
+from experiment_adapters.postgres.conversions import PostgresConversionProfiles
+from experiment_adapters.postgres.errors import refusals
+from experiment_adapters.postgres.experiments import PostgresExperiments
+from experiment_adapters.postgres.projects import PostgresProjects
+from experiment_adapters.postgres.records import (
+    PostgresAuditLog,
+    PostgresIdempotency,
+    PostgresOutbox,
+    PostgresStatusHistory,
+)
+from experiment_adapters.postgres.runs import PostgresRuns
+from experiment_adapters.postgres.sensors import HAS_TOKEN, PostgresSensors
+from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.postgres.statements import Answer, Connection, Pool, Statements
+from experiment_adapters.postgres.telemetry import arrays
+from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
+from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
+from experiment_domain.kernel.errors import Unauthenticated
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+
+
+class PostgresUnitOfWork(UnitOfWork):
+    """One transaction, or, where it only reads, statements that each see what is committed."""
+
+    def __init__(self, statements: Statements, principal: Principal) -> None:
+        self._statements = statements
+        self._principal = principal
+        # A user's memberships travel with whatever is asked first.
+        self._memberships: Answer | None = None
+        if isinstance(principal, User):
+            self._memberships = statements.ask(
+                "SELECT project_id, role FROM project_members WHERE user_id = %s", [principal.id]
+            )
+
+    @cached_property
+    def projects(self) -> PostgresProjects:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresProjects(self._statements)
+
+    @cached_property
+    def experiments(self) -> PostgresExperiments:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresExperiments(self._statements)
+
+    @cached_property
+    def runs(self) -> PostgresRuns:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresRuns(self._statements)
+
+    @cached_property
+    def captures(self) -> PostgresCaptures:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresCaptures(self._statements)
+
+    @cached_property
+    def sensors(self) -> PostgresSensors:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresSensors(self._statements)
+
+    @cached_property
+    def conversion_profiles(self) -> PostgresConversionProfiles:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresConversionProfiles(self._statements)
+
+    @cached_property
+    def telemetry(self) -> PostgresTelemetry:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresTelemetry(self._statements)
+
+    @cached_property
+    def history(self) -> PostgresStatusHistory:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresStatusHistory(self._statements)
+
+    @cached_property
+    def audit(self) -> PostgresAuditLog:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresAuditLog(self._statements)
+
+    @cached_property
+    def events(self) -> PostgresOutbox:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresOutbox(self._statements)
+
+    @cached_property
+    def idempotency(self) -> PostgresIdempotency:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresIdempotency(self._statements)
+
+    async def grants(self) -> Grants:
+        principal = self._principal
+        if isinstance(principal, User):
+            assert self._memberships is not None  # noqa: S101 - asked for where the unit of work began
+            rows = await self._memberships.rows()
+            return Grants.of_user(principal, {project_id: Role(role) for project_id, role in rows})
+        if isinstance(principal, SensorToken):
+            token = principal.token_hash
+            row = await self._statements.ask(
+                f"SELECT id, project_id FROM sensors WHERE {HAS_TOKEN}", [token, token, datetime.now(UTC)]
+            ).row()
+            if row is None:
+                raise Unauthenticated("This sensor token is unknown or has been rotated.")
+            sensor_id, project_id = row
+            return Grants(actor=f"sensor:{sensor_id}", roles={project_id: Role.SENSOR}, sensor_id=sensor_id)
+        return Grants(actor=principal.actor, everywhere=True)
+
+    async def commit(self) -> None:
+        await self._statements.commit()
+
+
+class PostgresUnitsOfWork(UnitsOfWork):
+    """Begins units of work on the connections of a pool, and of a second one for reading where there is a replica."""
+
+    def __init__(self, pool: Pool, read_pool: Pool) -> None:
+        self._pool = pool
+        self._read_pool = read_pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str | None = None, settings: DatabaseSettings | None = None
+    ) -> AsyncGenerator["PostgresUnitsOfWork"]:
+        """Open the pools of `settings`, or of a libpq `url` with the usual ones, and close them at the end."""
+        if settings is None:
+            if url is None:
+                raise TypeError("a database needs a url or settings")
+            settings = DatabaseSettings(url=url)
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(_pool(settings, settings.url, writing=True))
+            read_pool = pool
+            if settings.read_url is not None:
+                read_pool = await stack.enter_async_context(_pool(settings, settings.read_url, writing=False))
+            yield cls(pool, read_pool)
+
+    @asynccontextmanager
+    async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
+        """A unit of work for `principal`."""
+        statements = Statements(self._read_pool if read_only else self._pool, in_transaction=not read_only)
+        try:
+            yield PostgresUnitOfWork(statements, principal)
+        finally:
+            await statements.close()
+
+    async def check(self) -> None:
+        """Ask the database for a sign of life. Raises `Unavailable`."""
+        with refusals():
+            async with self._pool.connection() as connection:
+                await connection.execute("SELECT 1")
+
+
+def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
+    parameters: dict[str, object] = {
+        "autocommit": True,  # transactions are begun and committed in the pipeline, as statements
+        "connect_timeout": settings.connect_timeout,
+        "tcp_user_timeout": int(settings.statement_timeout * 1000),
+        "application_name": "experiment-service",
+        "options": (
+            f"-c statement_timeout={int(settings.statement_timeout * 1000)}"
+            f" -c idle_in_transaction_session_timeout=30000 -c timezone=UTC -c jit=off"
+        ),
+    }
+    if writing:
+        parameters["target_session_attrs"] = "read-write"
+
+    async def configure(connection: Connection) -> None:
+        arrays.register(connection)
+
+    async def check(connection: AsyncConnection[tuple[object, ...]]) -> None:
+        # A former primary still answers: what matters is whether it takes writes.
+        cursor = await connection.execute("SELECT pg_is_in_recovery()")
+        row = await cursor.fetchone()
+        if writing and row and row[0]:
+            raise psycopg.OperationalError("this server has become a standby")
+
+    return AsyncConnectionPool(
+        url,
+        connection_class=AsyncConnection[tuple[object, ...]],
+        kwargs=parameters,
+        min_size=settings.pool_min,
+        max_size=settings.pool_max,
+        timeout=settings.pool_timeout,
+        reconnect_timeout=30.0,
+        configure=configure,
+        check=check if _fails_over(url) else None,  # a round trip for each unit of work
+        open=False,
+        name="writing" if writing else "reading",
+    )
+
+
+def _fails_over(url: str) -> bool:
+    """Whether there are several hosts: only then can a connection of the pool outlive its server's being primary."""
+    return "," in str(conninfo_to_dict(url).get("host") or "")
