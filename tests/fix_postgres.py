@@ -22,6 +22,7 @@ FAST = {
     "shared_buffers": "128MB",
     "max_connections": "200",
 }
+MEMORY_NEEDED = 4 * 1024**3
 DOCKER_IMAGE = "postgres:18"
 
 
@@ -30,9 +31,15 @@ class NoServer(Exception):  # noqa: N818 - a reason to try the next one, not a f
 
 
 @contextmanager
-def open_directory() -> Iterator[Path]:
-    """A short temporary folder that the server's user may pass where the tests run as root: `tmp_path` is neither."""
-    path = Path(tempfile.mkdtemp(prefix="experiment-test-"))
+def open_directory(*, in_memory: bool = False) -> Iterator[Path]:
+    """A temporary folder for a server's data directory.
+
+    `tmp_path` will not do: too long for a socket, and closed to the server's user where the tests run as root.
+    In memory, where there is enough of it, a database is copied in 10 ms instead of 300.
+    """
+    memory = Path("/dev/shm")
+    room = in_memory and memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
+    path = Path(tempfile.mkdtemp(prefix="experiment-test-", dir=memory if room else None))
     if os.geteuid() == 0:
         path.chmod(0o711)
     try:
@@ -75,7 +82,9 @@ def _from_wheel(stack: ExitStack) -> str:
     from experiment_adapters.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
     try:
-        return stack.enter_context(EmbeddedPostgres(stack.enter_context(open_directory()) / "data", settings=FAST))
+        return stack.enter_context(
+            EmbeddedPostgres(stack.enter_context(open_directory(in_memory=True)) / "data", settings=FAST)
+        )
     except EmbeddedPostgresError as error:
         raise NoServer(str(error)) from error
 
@@ -113,7 +122,9 @@ def postgres_server() -> Iterator[str]:
 def _database(server: str, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+        admin.execute(
+            SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(Identifier(name), Identifier(template))
+        )
     try:
         yield name
     finally:

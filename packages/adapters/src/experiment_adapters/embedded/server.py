@@ -44,6 +44,8 @@ SETTINGS: Mapping[str, str] = {
     "max_wal_size": "2GB",
     "checkpoint_timeout": "10min",
     "jit": "off",
+    # A statement ends with the process that wanted it, also where the server itself was killed and left it behind.
+    "client_connection_check_interval": "2s",
     "timezone": "UTC",
     "log_timezone": "UTC",
     # A refused statement is the business of whoever sent it; its text may hold what a log should not.
@@ -190,7 +192,9 @@ class EmbeddedPostgres:
     def _spawn(
         self, programs: Path, account: Mapping[str, Any], server_lock: int, stale: "_PidFile | None"
     ) -> psutil.Process:
-        (self._files / "postmaster.pid").unlink(missing_ok=True)
+        # PostgreSQL would heed the ids in these files, were they recycled or of a zombie that nobody reaps.
+        for leftover in (self._files / "postmaster.pid", *self._files.glob(".s.PGSQL.*")):
+            leftover.unlink(missing_ok=True)
         if stale is not None:
             _remove_socket_dir(stale.socket_dir)
         if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
@@ -303,15 +307,17 @@ def _ended(process: psutil.Process, within: float) -> bool:
     """Whether `process`, our child or an adopted one, ends within so many seconds; reaps it if it is ours."""
     deadline = time.monotonic() + within
     while True:
-        try:
+        with suppress(psutil.TimeoutExpired):
             process.wait(min(within, 0.05))
-        except psutil.TimeoutExpired:
-            # An adopted process may stay a zombie where nobody reaps it, and its id may be given away.
-            with suppress(psutil.NoSuchProcess):
-                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    if time.monotonic() >= deadline:
-                        return False
-                    continue
+            return True
+        # An adopted process may stay a zombie where nobody reaps it, and its id may be given away.
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                if time.monotonic() >= deadline:
+                    return False
+                continue
+        with suppress(psutil.TimeoutExpired):
+            process.wait(0)  # our own may have ended between the two questions
         return True
 
 

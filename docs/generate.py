@@ -1,0 +1,81 @@
+"""Writes or checks what the documents take from the code: state diagrams, the table of settings, links."""
+
+import re
+import sys
+from pathlib import Path
+
+from experiment_adapters.settings import settings_markdown
+from experiment_domain.captures import CAPTURE_SESSION
+from experiment_domain.conversions.profiles import CONVERSION_PROFILE
+from experiment_domain.experiments import EXPERIMENT
+from experiment_domain.kernel.access import GRANTS, MEMBER_ROLES, Role
+from experiment_domain.runs import RUN
+from experiment_domain.sensors import SENSOR
+
+ROOT = Path(__file__).parent.parent
+MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def state_machines() -> str:
+    """The page of state machines."""
+    parts = [
+        "# State machines",
+        "",
+        "Generated from the transition tables of the code by `nox -s docs -- --write`.",
+        "",
+    ]
+    for machine in MACHINES:
+        parts += [f"## {machine.noun}", "", "```mermaid", machine.mermaid(), "```", ""]
+    return "\n".join(parts)
+
+
+def permissions() -> str:
+    """The page of permissions."""
+    roles = (*MEMBER_ROLES, Role.SENSOR)
+    parts = ["# Permissions", "", "Generated from the table of the code by `nox -s docs -- --write`.", ""]
+    parts += [f"| permission | {' | '.join(roles)} |", f"| --- |{' --- |' * len(roles)}"]
+    for permission, granted in GRANTS.items():
+        parts.append(f"| {permission} | {' | '.join('✓' if role in granted else '' for role in roles)} |")
+    parts += ["", "Raw values are narrowed further by each project's `raw_readers` and `physical_only`.", ""]
+    return "\n".join(parts)
+
+
+def readme() -> str:
+    """The README with the table of settings renewed."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    start, end = "<!-- settings -->", "<!-- /settings -->"
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n\n{settings_markdown().strip()}\n\n{end}{after}"
+
+
+def dead_links() -> list[str]:
+    """Relative links of the documents that lead nowhere."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("packages/*/*.md")]
+    return [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in LINK.findall(page.read_text(encoding="utf-8"))
+        if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists()
+    ]
+
+
+def main() -> int:
+    """Write the generated parts, or tell which are out of date."""
+    write = "--write" in sys.argv[1:]
+    problems = [f"dead link in {link}" for link in dead_links()]
+    pages = {"docs/state-machines.md": state_machines(), "docs/permissions.md": permissions(), "README.md": readme()}
+    for name, text in pages.items():
+        path = ROOT / name
+        if write:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            problems.append(f"{name} is out of date: run `nox -s docs -- --write`")
+    for problem in problems:
+        sys.stderr.write(problem + "\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

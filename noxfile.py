@@ -1,0 +1,88 @@
+"""What is checked and measured. A bare `nox` is what CI runs; `nox -s load` measures; `nox -l` lists all."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "imports", "purity", "docs", "tests"]
+nox.options.default_venv_backend = "none"
+nox.needs_version = ">=2026.1.1"
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+
+
+def tool(name: str) -> str:
+    """A command of the environment that nox itself runs in: the workspace's, made by `uv run`."""
+    found = shutil.which(name, path=str(Path(PYTHON).parent)) or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"{name} is missing: run `uv sync`, or start nox by `uv run nox`")
+    return found
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff."""
+    session.run(tool("ruff"), "check", ".")
+    session.run(tool("ruff"), "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: pyright, strict in the domain."""
+    session.run(tool("pyright"), "--pythonpath", PYTHON)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """The arrows of the architecture: import-linter."""
+    session.run(tool("lint-imports"))
+
+
+@nox.session(venv_backend="uv")
+def purity(session: nox.Session) -> None:
+    """The domain's wheel alone, with nothing but attrs, passes its unit tests."""
+    wheels = Path(session.create_tmp())
+    for old in wheels.glob("*.whl"):
+        old.unlink()
+    session.run(tool("uv"), "build", "--quiet", "--wheel", "--out-dir", str(wheels), "packages/domain", external=True)
+    (wheel,) = wheels.glob("*.whl")
+    session.install(str(wheel))
+    session.run("python", "-c", "import experiment_domain, experiment_domain.conversions.its90")
+    session.install("pytest", "pytest-timeout", "hypothesis")
+    session.run("python", "-m", "pytest", "tests/unit", "-q")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documents: generated parts are up to date, links lead somewhere, examples run. `-- --write` renews them."""
+    session.run(PYTHON, "docs/generate.py", *(session.posargs or ["--check"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests: unit, contract, stateful, HTTP, end to end."""
+    session.run(PYTHON, "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """The state machines and the fuzzing at full length."""
+    session.run(
+        PYTHON,
+        "-m",
+        "pytest",
+        "tests/stateful",
+        "tests/http",
+        "--timeout=7200",
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "nightly"},
+    )
+
+
+@nox.session
+def load(session: nox.Session) -> None:
+    """Measure: open loop, closed loop, ingest and lists against a fresh `up`; prints a table."""
+    session.run(PYTHON, "tests/load/run.py", *session.posargs)

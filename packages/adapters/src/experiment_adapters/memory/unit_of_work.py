@@ -1,0 +1,87 @@
+"""Units of work in memory: one after the other, each undone unless it commits."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from experiment_adapters.memory.audit import MemoryAuditLog
+from experiment_adapters.memory.captures import MemoryCaptures
+from experiment_adapters.memory.conversions import MemoryConversionProfiles
+from experiment_adapters.memory.events import MemoryEvents
+from experiment_adapters.memory.experiments import MemoryExperiments
+from experiment_adapters.memory.history import MemoryStatusHistory
+from experiment_adapters.memory.idempotency import MemoryIdempotency
+from experiment_adapters.memory.projects import MemoryProjects
+from experiment_adapters.memory.runs import MemoryRuns
+from experiment_adapters.memory.sensors import MemorySensors
+from experiment_adapters.memory.store import RecordedEvent, Store, Transaction
+from experiment_adapters.memory.telemetry import MemoryTelemetry
+from experiment_adapters.memory.turn import Turn
+from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, System
+from experiment_domain.kernel.clock import Clock, SystemClock
+from experiment_domain.kernel.errors import Unauthenticated
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+
+
+class MemoryUnitOfWork(UnitOfWork):
+    """One unit of work, alone with the store."""
+
+    def __init__(self, store: Store, transaction: Transaction, principal: Principal, clock: Clock) -> None:
+        self._store = store
+        self._transaction = transaction
+        self._principal = principal
+        self._clock = clock
+        captures = MemoryCaptures(store, transaction)
+        sensors = MemorySensors(store, transaction)
+        self.projects = MemoryProjects(store, transaction)
+        self.experiments = MemoryExperiments(store, transaction)
+        self.runs = MemoryRuns(store, transaction)
+        self.captures = captures
+        self.sensors = sensors
+        self.conversion_profiles = MemoryConversionProfiles(store, transaction)
+        self.telemetry = MemoryTelemetry(store, transaction, sensors, captures)
+        self.history = MemoryStatusHistory(store, transaction)
+        self.audit = MemoryAuditLog(store, transaction)
+        self.events = MemoryEvents(store, transaction)
+        self.idempotency = MemoryIdempotency(store, transaction)
+
+    async def grants(self) -> Grants:
+        self._transaction.settle()
+        principal = self._principal
+        if isinstance(principal, System):
+            return Grants(actor=principal.actor, everywhere=True)
+        if isinstance(principal, SensorToken):
+            sensor = await self.sensors.by_token(principal.token_hash, self._clock.now())
+            if sensor is None:
+                raise Unauthenticated("This sensor token is unknown or has been rotated.")
+            return Grants(actor=f"sensor:{sensor.id}", roles={sensor.project_id: Role.SENSOR}, sensor_id=sensor.id)
+        memberships: dict[UUID, Role] = {
+            member.project_id: member.role for member in self._store.members.values() if member.user_id == principal.id
+        }
+        return Grants.of_user(principal, memberships)
+
+    async def commit(self) -> None:
+        self._transaction.commit()
+
+
+class MemoryUnitsOfWork(UnitsOfWork):
+    """Begins units of work on a store of its own. Each waits for the one before it, readers too."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._store = Store()
+        self._clock = clock or SystemClock()
+        self._turn = Turn()
+
+    @property
+    def events(self) -> list[RecordedEvent]:
+        """All events so far, oldest first."""
+        return list(self._store.events)
+
+    @asynccontextmanager
+    async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
+        async with self._turn:
+            transaction = Transaction(read_only=read_only)
+            try:
+                yield MemoryUnitOfWork(self._store, transaction, principal, self._clock)
+            finally:
+                transaction.roll_back()

@@ -1,0 +1,5 @@
+"""`python -m experiment_worker`."""
+
+from experiment_worker.main import main
+
+main()
