@@ -74,14 +74,13 @@ class PostgresCaptures(CaptureSessionRepository):
         after: Position | None,
     ) -> Page[CaptureSession]:
         conditions = Conditions()
-        conditions.one_of("run_id", [run_id])
+        conditions.within("run_id", [run_id])
         conditions.add("deleted_at IS NULL")
         conditions.one_of("status", [str(status) for status in statuses])
         return await page(
             self._statements,
             CAPTURE_SESSIONS,
-            conditions.texts,
-            conditions.parameters,
+            conditions,
             order=Order.by("-ordinal"),
             limit=limit,
             after=after,

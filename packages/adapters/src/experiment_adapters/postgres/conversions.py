@@ -76,12 +76,11 @@ class PostgresConversionProfiles(ConversionProfileRepository):
 
     async def page(self, sensor_id: UUID, *, limit: int, after: Position | None) -> Page[ConversionProfile]:
         conditions = Conditions()
-        conditions.one_of("sensor_id", [sensor_id])
+        conditions.within("sensor_id", [sensor_id])
         return await page(
             self._statements,
             CONVERSION_PROFILES,
-            conditions.texts,
-            conditions.parameters,
+            conditions,
             order=Order.by("-profile_version"),
             limit=limit,
             after=after,

@@ -35,7 +35,7 @@ class PostgresExperiments(ExperimentRepository):
 
     async def page(self, which: ExperimentFilter, *, sort: str, limit: int, after: Position | None) -> Page[Experiment]:
         conditions = Conditions()
-        conditions.one_of("project_id", which.project_ids)
+        conditions.within("project_id", which.project_ids)
         conditions.one_of("status", [str(status) for status in which.statuses])
         conditions.one_of("experiment_type", which.experiment_types)
         conditions.contains("tags", which.tags)
@@ -45,8 +45,7 @@ class PostgresExperiments(ExperimentRepository):
         return await page(
             self._statements,
             EXPERIMENTS,
-            conditions.texts,
-            conditions.parameters,
+            conditions,
             order=Order.by(sort),
             limit=limit,
             after=after,

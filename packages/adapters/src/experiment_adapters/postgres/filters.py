@@ -17,12 +17,20 @@ class Conditions:
         self.texts.append(text)
         self.parameters.extend(parameters)
 
-    def one_of(self, column: str, values: Collection[Any]) -> None:
-        """The column is one of `values`, if there are any. One alone is compared directly: an index then sorts."""
+    def within(self, column: str, values: Collection[Any]) -> None:
+        """The column is one of `values`, and of none it is nothing: this is how lists are kept to what may be seen.
+
+        One value alone is compared directly, so that an index can give the order as well.
+        """
         if len(values) == 1:
             self.add(f"{column} = %s", *values)
-        elif values:
+        else:
             self.add(f"{column} = ANY(%s)", list(values))
+
+    def one_of(self, column: str, values: Collection[Any]) -> None:
+        """The column is one of `values`, if any are asked for."""
+        if values:
+            self.within(column, values)
 
     def contains(self, column: str, values: Collection[str]) -> None:
         """The array has all of `values`."""

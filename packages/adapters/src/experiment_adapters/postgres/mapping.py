@@ -9,6 +9,7 @@ import attrs
 from attrs import frozen
 from psycopg.types.json import Jsonb
 
+from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Answer, Row, Statements
 from experiment_domain.kernel.entity import Entity, Lock, Page, Position
 
@@ -155,18 +156,30 @@ class Order:
         return [condition], [value, entity_id], order
 
 
+def page_query(
+    table: Table[E],
+    conditions: Conditions,
+    *,
+    order: Order,
+    limit: int,
+    after: Position | None,
+) -> tuple[str, list[Any]]:
+    """The query for a page by keyset, which asks for one more than `limit` to know whether there are more."""
+    further, values, by = order.clauses(after)
+    where = " AND ".join([*conditions.texts, *further]) or "true"
+    return f"{table.select(where)} ORDER BY {by} LIMIT %s", [*conditions.parameters, *values, limit + 1]
+
+
 async def page(
     statements: Statements,
     table: Table[E],
-    conditions: Sequence[str],
-    parameters: Sequence[Any],
+    conditions: Conditions,
     *,
     order: Order,
     limit: int,
     after: Position | None,
 ) -> Page[E]:
-    """A page by keyset: asks for one more than `limit` to know whether there are more."""
-    further, values, by = order.clauses(after)
-    where = " AND ".join([*conditions, *further]) or "true"
-    answer = statements.ask(f"{table.select(where)} ORDER BY {by} LIMIT %s", [*parameters, *values, limit + 1])
-    return Page.of([table.entity(row) for row in await answer.rows()], limit, order.position)
+    """A page by keyset."""
+    query = page_query(table, conditions, order=order, limit=limit, after=after)
+    rows = await statements.ask(*query).rows()
+    return Page.of([table.entity(row) for row in rows], limit, order.position)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import Codec, Order, Table, page
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.kernel.access import Role
@@ -38,11 +39,12 @@ class PostgresProjects(ProjectRepository):
         PROJECTS.save(self._statements, project)
 
     async def page(self, ids: Collection[UUID], *, limit: int, after: Position | None) -> Page[Project]:
+        conditions = Conditions()
+        conditions.within("id", ids)
         return await page(
             self._statements,
             PROJECTS,
-            ["id = ANY(%s)"],
-            [list(ids)],
+            conditions,
             order=Order.by("-created_at"),
             limit=limit,
             after=after,

@@ -1,10 +1,11 @@
 """Runs and the sensors bound to them in PostgreSQL."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
-from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
+from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page, page_query
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus
@@ -43,16 +44,8 @@ class PostgresRuns(RunRepository):
         RUNS.remove(self._statements, run.id)
 
     async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:
-        conditions = _conditions(which)
-        return await page(
-            self._statements,
-            RUNS,
-            conditions.texts,
-            conditions.parameters,
-            order=Order.by(sort),
-            limit=limit,
-            after=after,
-        )
+        order = Order.by(sort)
+        return await page(self._statements, RUNS, _conditions(which), order=order, limit=limit, after=after)
 
     async def running_in(self, experiment_id: UUID) -> Sequence[UUID]:
         answer = self._statements.ask(
@@ -85,9 +78,14 @@ class PostgresRuns(RunRepository):
         self._statements.write("DELETE FROM run_sensors WHERE run_id = %s AND sensor_id = %s", [run_id, sensor_id])
 
 
+def query_of(which: RunFilter, *, sort: str, limit: int, after: Position | None) -> tuple[str, list[Any]]:
+    """The query for a page of runs, for whoever wants to see its plan."""
+    return page_query(RUNS, _conditions(which), order=Order.by(sort), limit=limit, after=after)
+
+
 def _conditions(which: RunFilter) -> Conditions:
     conditions = Conditions()
-    conditions.one_of("project_id", which.project_ids)
+    conditions.within("project_id", which.project_ids)
     conditions.one_of("experiment_id", which.experiment_ids)
     conditions.one_of("status", [str(status) for status in which.statuses])
     conditions.contains("tags", which.tags)

@@ -12,9 +12,7 @@ from experiment_domain.sensors import Sensor, SensorFilter, SensorRepository, Se
 
 SENSORS = Table(Sensor, "sensors", {"signals": NAMES, "metadata": JSON, "status": enum(SensorStatus)})
 
-HAS_TOKEN = (  # noqa: S105 - a condition, not a token
-    "(sensors.token_hash = %s OR (sensors.previous_token_hash = %s AND sensors.previous_token_dies_at > %s))"
-)
+HAS_TOKEN = "(sensors.token_hash = %s OR (sensors.previous_token_hash = %s AND sensors.previous_token_dies_at > %s))"  # noqa: S105
 
 
 class PostgresSensors(SensorRepository):
@@ -59,8 +57,7 @@ class PostgresSensors(SensorRepository):
         return await page(
             self._statements,
             SENSORS,
-            conditions.texts,
-            conditions.parameters,
+            conditions,
             order=Order.by("-created_at"),
             limit=limit,
             after=after,

@@ -1,0 +1,92 @@
+"""Status history and audit log are written once: the database itself refuses everything else, whoever tries."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.conninfo import make_conninfo
+
+TABLES = ("status_history", "audit_log")
+ROWS = """
+INSERT INTO status_history (entity_type, entity_id, project_id, source, target, at, actor, role)
+    VALUES ('run', gen_random_uuid(), gen_random_uuid(), 'draft', 'running', now(), 'ann', 'owner');
+INSERT INTO audit_log (id, project_id, at, actor, role, action, target_type, target_id)
+    VALUES (gen_random_uuid(), gen_random_uuid(), now(), 'ann', 'owner', 'create', 'run', '1');
+"""
+ATTACKS = {
+    "update": "UPDATE {table} SET actor = 'eve'",
+    "update of nothing that matters": "UPDATE {table} SET role = role",
+    "delete": "DELETE FROM {table}",
+    "truncate": "TRUNCATE {table}",
+    "truncate with what hangs on it": "TRUNCATE {table} CASCADE",
+    "merge": "MERGE INTO {table} t USING (SELECT 1) s ON true WHEN MATCHED THEN UPDATE SET actor = 'eve'",
+    "merge that deletes": "MERGE INTO {table} t USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
+    "insert on conflict": "INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table}"
+    " ON CONFLICT (position) DO UPDATE SET actor = 'eve'",
+    "without triggers": "ALTER TABLE {table} DISABLE TRIGGER ALL; DELETE FROM {table}",
+    "as a replica": "SET session_replication_role = replica; DELETE FROM {table}",
+    "drop": "DROP TABLE {table}",
+    "as the owner": "SET ROLE postgres; DELETE FROM {table}",
+}
+BY_THE_OWNER = [
+    name
+    for name in ATTACKS
+    if name not in ("without triggers", "drop")  # an owner may unmake a table: that is not a change of its rows
+]
+
+
+@pytest.fixture(scope="module")
+def owner(module_postgres_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(module_postgres_url, autocommit=True) as connection:
+        connection.execute(ROWS)
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def application(module_postgres_url: str, owner: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(make_conninfo(module_postgres_url, user="experiment_app"), autocommit=True) as connection:
+        connection.execute(ROWS)
+        yield connection
+
+
+def rows(owner: psycopg.Connection, table: str) -> list[tuple[object, ...]]:
+    return owner.execute(sql.SQL("SELECT * FROM {} ORDER BY position").format(sql.Identifier(table))).fetchall()
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_application_changes_nothing(
+    application: psycopg.Connection, owner: psycopg.Connection, table: str, attack: str
+) -> None:
+    before = rows(owner, table)
+    assert before
+    with pytest.raises((errors.InsufficientPrivilege, errors.RaiseException, errors.DatabaseError)):
+        application.execute(ATTACKS[attack].format(table=table).encode())
+    assert rows(owner, table) == before
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("attack", BY_THE_OWNER)
+def test_the_owner_changes_nothing_by_accident(owner: psycopg.Connection, table: str, attack: str) -> None:
+    before = rows(owner, table)
+    with pytest.raises(errors.DatabaseError, match="append-only"):
+        owner.execute(ATTACKS[attack].format(table=table).encode())
+    owner.execute("RESET ROLE")
+    owner.execute("RESET session_replication_role")
+    assert rows(owner, table) == before
+
+
+def test_no_foreign_key_leads_to_them(owner: psycopg.Connection) -> None:
+    # A cascade would delete without asking for the right to.
+    found = owner.execute(
+        "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%s::regclass[])", [list(TABLES)]
+    ).fetchall()
+    assert found == []
+
+
+def test_the_application_owns_nothing(owner: psycopg.Connection) -> None:
+    owned = owner.execute(
+        "SELECT relname FROM pg_class JOIN pg_roles ON pg_roles.oid = relowner WHERE rolname = 'experiment_app'"
+    ).fetchall()
+    assert owned == []

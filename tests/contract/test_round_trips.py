@@ -1,0 +1,93 @@
+"""How often a unit of work goes to PostgreSQL and back: a command is two or three round trips, not ten."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from entities import NOW, a_batch, a_column
+from experiment_adapters.postgres.statements import Statements
+from experiment_domain import SensorToken, Services, User
+from experiment_domain.kernel.access import Principal
+from experiment_domain.runs import Run, RunFilter
+from experiment_domain.sensors import token_hash
+from experiment_domain.telemetry.batches import micros
+from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases import Work
+
+ANN = User(id="ann")
+START = micros(NOW)
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many statements each round trip carries, in the order of the trips."""
+    trips: list[int] = []
+    send = Statements.send
+
+    async def counting(self: Statements, *, commit: bool = False) -> None:
+        trips.append(len(self._queue))
+        await send(self, commit=commit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Statements, "send", counting)
+        yield trips
+
+
+@pytest.fixture
+def services(postgres_units_of_work: UnitsOfWork) -> Services:
+    return Services(units_of_work=postgres_units_of_work)
+
+
+async def trips_of(
+    monkeypatch: pytest.MonkeyPatch, services: Services, who: Principal, what: Callable[[Work], Awaitable[object]]
+) -> int:
+    with counted(monkeypatch) as trips:
+        async with services.begin(who) as work:
+            await what(work)
+    return len(trips)
+
+
+async def a_running_run(services: Services) -> Run:
+    async with services.begin(ANN) as work:
+        project = await work.projects.create(name="Rig 7")
+        experiment = await work.experiments.create(project_id=project.id, name="Creep")
+        run = await work.runs.create(experiment.id, name="one")
+        return await work.runs.start(run.id)
+
+
+@pytest.mark.postgres
+async def test_commands_are_few_round_trips(runner, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await a_running_run(services)
+
+    async def trips(what: Callable[[Work], Awaitable[object]], who: Principal = ANN) -> int:
+        return await trips_of(monkeypatch, services, who, what)
+
+    assert await trips(lambda work: work.runs.create(run.experiment_id, name="two")) == 2
+    assert await trips(lambda work: work.runs.edit(run.id, name="three")) == 2
+    assert await trips(lambda work: work.runs.finish(run.id)) == 3
+    with counted(monkeypatch) as found:
+        async with services.read(ANN) as work:
+            await work.runs.get(run.id)
+            await work.runs.page(RunFilter(project_ids=()))
+    assert found == [2, 1]  # the memberships travel with the first query
+
+
+@pytest.mark.postgres
+async def test_a_batch_is_two_round_trips(runner, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await a_running_run(services)
+    async with services.begin(ANN) as work:
+        sensor = await work.sensors.register(
+            project_id=run.project_id, name="TC", sensor_type="k", input_unit="mV", display_unit="°C"
+        )
+        await work.runs.bind(run.id, sensor.sensor.id)
+        session = await work.captures.create(run.id, start=True)
+    token = SensorToken(token_hash=token_hash(sensor.token))
+
+    async def trips(start: int) -> int:
+        batch = a_batch(a_column(range(start, start + 10), [1.5] * 10), session=session.id)
+        return await trips_of(monkeypatch, services, token, lambda work: work.telemetry.ingest(batch))
+
+    assert await trips(START) == 3  # the first reading makes the sensor active, which asks who it is
+    assert await trips(START + 10) == 2
+    assert await trips(START + 10) == 2  # a repeated one: what was answered, and the end of the transaction
