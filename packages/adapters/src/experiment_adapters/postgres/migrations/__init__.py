@@ -15,6 +15,10 @@ MIGRATION_LOCK = 0x6578_7065_7269_6D65  # "experime": one migration at a time, w
 def run_sql(name: str) -> None:
     """Run one of the SQL files beside the revisions, as it is."""
     sql = (files(__name__) / "versions" / name).read_text(encoding="utf-8")
+    if op.get_context().as_sql:
+        # Printed as it stands: compiled for a driver, each percent sign would be doubled.
+        op.get_context().impl.static_output(sql)
+        return
     # Colons are SQL here (casts, labels), never SQLAlchemy's parameters.
     op.execute(text(sql.replace(":", r"\:")))
 
