@@ -34,7 +34,10 @@ class ProjectUseCases(UseCases):
     @requires(Permission.READ)
     async def page(self, permit: Permit, *, limit: int, after: Position | None = None) -> Page[Project]:
         """The projects the caller has a role in, newest first."""
-        return await self.uow.projects.page(await permit.projects(), limit=limit, after=after)
+        readable = await permit.projects()
+        if not readable:
+            return Page(())
+        return await self.uow.projects.page(readable, limit=limit, after=after)
 
     @requires(Permission.OWN)
     async def edit(self, permit: Permit, project_id: UUID, *, if_version: int | None = None, **values: Any) -> Project:

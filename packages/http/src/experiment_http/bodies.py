@@ -1,0 +1,196 @@
+"""Bodies: read with a bound on their size, packed or not, and parsed strictly."""
+
+import asyncio
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from attrs import frozen
+from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+from litestar.types import Receive
+from msgspec import Struct
+
+from experiment_http import strict_json
+from experiment_http.problems import Malformed, TooLarge, TooSlow, UnsupportedMediaType
+from experiment_http.structs import converted
+
+ORDINARY = 1 << 20
+"""The most bytes of an ordinary body."""
+MEMBERS = 1_000
+"""The most gzip members or zstd frames of one body: empty ones would cost time and never fill it."""
+WINDOW_LOG = 23
+"""The largest zstd window, 8 MiB, which RFC 8878 recommends to every decoder; all but the ultra levels fit."""
+
+S = TypeVar("S", bound=Struct)
+
+
+@frozen(kw_only=True)
+class BodyKind:
+    """What an operation takes as its body. `schema` documents it, `decode` reads it."""
+
+    schema: Any
+    decode: Callable[[bytes], Any]
+    required: bool = True
+    limit: int = ORDINARY
+    packed: bool = False
+
+
+def json_body(struct: type[S], *, required: bool = True) -> BodyKind:
+    """A body of strict JSON that fits a request struct."""
+    return BodyKind(schema=struct, decode=lambda body: converted(strict_json.parse(body), struct), required=required)
+
+
+async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind, timeout: float) -> bytes:  # noqa: ASYNC109 - TimeoutError becomes a refusal here
+    """The bytes of the body, unpacked."""
+    unpacker = _unpacker(headers.get(b"content-encoding"), kind)
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and (len(length) > 15 or int(length) > kind.limit):
+        raise TooLarge.than(kind.limit)
+    message: Any = await receive()
+    if not message.get("more_body") and message["type"] == "http.request":
+        unpacker.feed(message.get("body", b""))
+    else:
+        try:
+            async with asyncio.timeout(timeout):
+                await _read_on(receive, message, unpacker, kind.limit)
+        except TimeoutError:
+            raise TooSlow(timeout) from None
+    body = unpacker.end()
+    if body:
+        _check_content_type(headers.get(b"content-type", b""))
+    elif kind.required:
+        raise Malformed("body_required", "This operation needs a body.")
+    return body
+
+
+async def _read_on(receive: Receive, message: Any, unpacker: "Unpacker", limit: int) -> None:
+    arrived = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Malformed("body_incomplete", "The caller went away before the body was whole.")
+        chunk = message.get("body", b"")
+        arrived += len(chunk)
+        if arrived > limit:
+            raise TooLarge.than(limit)
+        unpacker.feed(chunk)
+        if not message.get("more_body"):
+            return
+        message = await receive()
+
+
+def _check_content_type(value: bytes) -> None:
+    if value == b"application/json":
+        return
+    essence, *parameters = (part.strip().lower() for part in value.split(b";"))
+    charsets = [part[8:].strip(b'"') for part in parameters if part.startswith(b"charset=")]
+    if essence != b"application/json" or any(charset not in (b"utf-8", b"utf8") for charset in charsets):
+        raise UnsupportedMediaType("The body must be of type application/json, in UTF-8.")
+
+
+def _unpacker(encoding: bytes | None, kind: BodyKind) -> "Unpacker":
+    if encoding is None:
+        return Plain(kind.limit)
+    name = encoding.strip().lower()
+    if name in (b"", b"identity"):
+        return Plain(kind.limit)
+    if not kind.packed or name not in (b"gzip", b"zstd"):
+        accepted = "gzip or zstd" if kind.packed else "no Content-Encoding"
+        raise UnsupportedMediaType(f"This operation takes bodies with {accepted}.")
+    return Gzip(kind.limit) if name == b"gzip" else Zstd(kind.limit)
+
+
+class Unpacker(Protocol):
+    """Takes a body as it arrives; what it holds never grows beyond a limit."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> None:
+        """Take what has arrived. Raises `TooLarge`, or `Malformed` where it cannot be unpacked."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """The whole body. Raises `Malformed` where something is missing."""
+
+
+class Plain(Unpacker):
+    """A body that is not packed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Keep what has arrived."""
+        self._size += len(data)
+        if self._size > self._limit:
+            raise TooLarge.than(self._limit)
+        self._chunks.append(data)
+
+    def end(self) -> bytes:
+        """The chunks as one."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+
+
+class Packed(Unpacker):
+    """A body packed in one or more members, one after the other."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._body = bytearray()
+        self._members = 0
+        self._open = False
+
+    def feed(self, data: bytes) -> None:
+        """Unpack what has arrived, at most as far as one byte beyond the limit."""
+        while data:
+            if not self._open:
+                self._members += 1
+                if self._members > MEMBERS:
+                    raise Malformed("malformed_encoding", f"The body is packed in more than {MEMBERS} members.")
+                self._begin()
+                self._open = True
+            try:
+                unpacked, ended, data = self._unpack(data, self._limit + 1 - len(self._body))
+            except (zlib.error, ZstdError) as error:
+                raise Malformed("malformed_encoding", f"The body cannot be unpacked: {error}.") from None
+            self._open = not ended
+            self._body += unpacked
+            if len(self._body) > self._limit:
+                raise TooLarge.than(self._limit)
+
+    def end(self) -> bytes:
+        """What was unpacked."""
+        if self._open:
+            raise Malformed("malformed_encoding", "The packed body ends too early.")
+        return bytes(self._body)
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin a member."""
+
+    @abstractmethod
+    def _unpack(self, data: bytes, room: int) -> tuple[bytes, bool, bytes]:
+        """At most `room` unpacked bytes, whether the member has ended, and the packed bytes after them."""
+
+
+class Gzip(Packed):
+    """RFC 1952."""
+
+    def _begin(self) -> None:
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    def _unpack(self, data: bytes, room: int) -> tuple[bytes, bool, bytes]:
+        unpacked = self._member.decompress(data, room)
+        return unpacked, self._member.eof, self._member.unused_data or self._member.unconsumed_tail
+
+
+class Zstd(Packed):
+    """RFC 8878."""
+
+    def _begin(self) -> None:
+        self._frame = ZstdDecompressor(options={DecompressionParameter.window_log_max: WINDOW_LOG})
+
+    def _unpack(self, data: bytes, room: int) -> tuple[bytes, bool, bytes]:
+        unpacked = self._frame.decompress(data, room)
+        return unpacked, self._frame.eof, self._frame.unused_data if self._frame.eof else b""

@@ -1,0 +1,53 @@
+"""The API under Granian: one process that listens and restarts the workers that crash.
+
+`python -m experiment_http.cli.serving HOST PORT PROCESSES` is what `up` starts; `experiment-service api` is the
+same in the foreground. Everything else comes from the environment.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MODULE = "experiment_http.asgi"
+TARGET = f"{MODULE}:app"
+DRAINING = 10
+"""Seconds that open requests have to end when the API is asked to stop."""
+
+
+def serve(host: str, port: int, processes: int) -> None:
+    """Serve until SIGINT or SIGTERM. Raises `OSError` where the address cannot be had; may raise `SystemExit`."""
+    from granian.constants import HTTPModes, Interfaces, Loops  # noqa: PLC0415 - not needed to say what is wrong
+    from granian.log import LogLevels  # noqa: PLC0415
+    from granian.server import Server  # noqa: PLC0415
+
+    server = Server(
+        TARGET,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        loop=Loops.auto if sys.platform == "win32" else Loops.uvloop,
+        http=HTTPModes.http1,
+        workers=processes,
+        respawn_failed_workers=True,
+        workers_kill_timeout=DRAINING,
+        log_level=LogLevels.warning,
+    )
+    server.serve(target_loader=_load)
+
+
+def _load(_target: str) -> Callable[..., Any]:
+    """What a worker process does first; a worker whose server was killed must not keep the port."""
+    from experiment_http.cli.guard import end_with_parent_process  # noqa: PLC0415
+
+    end_with_parent_process()
+    # Granian's own loader would put the current directory before the installed packages.
+    from experiment_http.asgi import app  # noqa: PLC0415
+
+    return app()
+
+
+if __name__ == "__main__":
+    try:
+        serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    except OSError as error:
+        sys.exit(f"cannot listen on {sys.argv[1]}:{sys.argv[2]}: {error.strerror or error}")

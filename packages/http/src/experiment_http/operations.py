@@ -1,0 +1,280 @@
+"""Operations: each is declared once, with its use case, its request and its answer; everything else follows.
+
+A handler is a coroutine whose parameters say what it needs: `work` (a unit of work on behalf of the caller, which is
+committed before the answer is sent), the names in its path, `body`, `query`, `after` (where the page before ended) and
+`if_version` (from If-Match); or `call` in place of `work`, for answers that do not come from one unit of work.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+from attrs import field, frozen
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Method
+from msgspec import Struct
+
+from experiment_domain.kernel.access import Authenticator, Caller, Permission
+from experiment_domain.kernel.errors import NotFound
+from experiment_domain.usecases import Services
+from experiment_http import bodies, etags, idempotency, queries
+from experiment_http.answers import Answer, Form
+from experiment_http.bodies import BodyKind
+from experiment_http.callers import principal_of
+from experiment_http.negotiation import check_acceptable
+from experiment_http.pagination import Cursors, PageQuery, digest_of, position
+from experiment_http.settings import HttpSettings
+
+API = "/api/v1"
+PARAMETERS = ("work", "call", "body", "query", "after", "if_version")
+Handler = Callable[..., Awaitable[Any]]
+H = TypeVar("H", bound=Handler)
+
+
+@frozen(kw_only=True)
+class Api:
+    """What operations work with."""
+
+    services: Services
+    authenticator: Authenticator
+    settings: HttpSettings
+    cursors: Cursors
+    answers: idempotency.Answers
+
+    @classmethod
+    def of(cls, services: Services, authenticator: Authenticator, settings: HttpSettings) -> "Api":
+        """Everything that follows from the settings."""
+        return cls(
+            services=services,
+            authenticator=authenticator,
+            settings=settings,
+            cursors=Cursors(settings.secret_key),
+            answers=idempotency.Answers(settings.secret_key),
+        )
+
+
+@frozen(kw_only=True)
+class Call:
+    """One request, for handlers that need more than a unit of work."""
+
+    api: Api
+    caller: Caller
+    headers: Mapping[bytes, bytes]
+    path: str
+    pairs: queries.Pairs = field(factory=list[tuple[str, str]])
+
+    @cached_property
+    def query_digest(self) -> bytes:
+        """What this query is known by."""
+        return digest_of(self.path, self.pairs)
+
+    def cursor(self, place: Any) -> str:
+        """The cursor that leads on from `place`."""
+        return self.api.cursors.write(place, self.query_digest)
+
+    def place(self, cursor: str | None) -> Any:
+        """The place that a cursor leads on from, None where there is no cursor."""
+        return None if cursor is None else self.api.cursors.read(cursor, self.query_digest)
+
+
+@frozen(kw_only=True)
+class Operation:
+    """One method of one path."""
+
+    method: Method
+    path: str
+    name: str
+    summary: str
+    description: str
+    tag: str
+    about: str
+    use_case: Callable[..., Any]
+    form: Form[Any]
+    handler: Handler
+    body: BodyKind | None = None
+    query: type[Struct] | None = None
+    refuses: Sequence[int] = ()
+    wants: frozenset[str] = field(factory=frozenset[str])
+
+    @property
+    def permission(self) -> Permission:
+        """What the use case asks for."""
+        return self.use_case.permission  # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it may change something."""
+        return self.method != "GET"
+
+    def path_parameters(self) -> Iterator[tuple[str, str]]:
+        """Names and kinds of what stands in the path."""
+        for part in self.path.split("/"):
+            if part.startswith("{"):
+                name, _, kind = part.strip("{}").partition(":")
+                yield name, kind
+
+    def route(self, api: Api) -> HTTPRouteHandler:
+        """This operation as a route of the framework, which does nothing but find it."""
+
+        async def endpoint(request: Request[Any, Any, Any]) -> ASGIApp:
+            return await self.respond(api, request)
+
+        return HTTPRouteHandler(
+            API + self.path, http_method=self.method, name=self.name, opt={"operation": self}, status_code=200
+        )(endpoint)
+
+    async def respond(self, api: Api, request: Request[Any, Any, Any]) -> Answer:
+        """Who is calling, what do they want, and what comes of it."""
+        scope: Any = request.scope
+        headers = headers_of(scope)
+        caller = Caller(
+            principal=await principal_of(headers, api.authenticator),
+            request_id=scope["state"].get("request_id"),
+            address=scope["state"].get("client_address"),
+        )
+        check_acceptable(headers.get(b"accept"), self.form.media_types)
+        key = headers.get(b"idempotency-key") if self.method == "POST" else None
+        idempotency.check(key)
+        given: dict[str, Any] = _checked_path(scope["path_params"])
+        if "if_version" in self.wants:
+            given["if_version"] = etags.if_match(headers.get(b"if-match"))
+        call = self._read_query(api, scope, headers, caller, given)
+        content = b""
+        if self.body is not None:
+            content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
+            given["body"] = self.body.decode(content) if content else None
+        if "call" in self.wants:
+            return await self.handler(call, **given)
+        if not self.is_command:
+            async with api.services.read(caller) as work:
+                answer = self.form.answer(await self.handler(work, **given), call.cursor)
+            return _unless_unchanged(answer, headers.get(b"if-none-match"))
+        target = scope["raw_path"] + b"?" + scope["query_string"]
+        attempt = idempotency.attempt(key, caller.principal, self.method, target, content)
+        async with api.services.begin(caller) as work:
+            earlier = None if attempt is None else await api.answers.earlier(work, attempt)
+            answer = earlier or self.form.answer(await self.handler(work, **given), call.cursor)
+            if attempt is not None and earlier is None:
+                api.answers.keep(work, attempt, answer)
+        return answer
+
+    def _read_query(
+        self, api: Api, scope: Any, headers: Mapping[bytes, bytes], caller: Caller, given: dict[str, Any]
+    ) -> Call:
+        pairs = queries.pairs_of(scope["query_string"])
+        call = Call(api=api, caller=caller, headers=headers, path=scope["path"], pairs=pairs)
+        if self.query is None:
+            queries.nothing_in(pairs)
+            return call
+        given["query"] = query = queries.parsed(pairs, self.query)
+        if "after" in self.wants and isinstance(query, PageQuery):
+            place = call.place(query.cursor)
+            given["after"] = None if place is None else position(place)
+        return call
+
+
+def headers_of(scope: Any) -> dict[bytes, bytes]:
+    """The headers by name; those sent more than once are joined, as HTTP means lists to be."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
+def _checked_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    for value in parameters.values():
+        # What no id can be finds nothing, and is not to reach a database either.
+        if isinstance(value, str) and not value.isprintable():
+            raise NotFound("thing")
+    return dict(parameters)
+
+
+def _unless_unchanged(answer: Answer, if_none_match: bytes | None) -> Answer:
+    tag = answer.headers.get("ETag")
+    if if_none_match is None or tag is None or not etags.is_unchanged(if_none_match, int(tag.strip('"'))):
+        return answer
+    return Answer(304, {name: value for name, value in answer.headers.items() if name != "Content-Type"})
+
+
+@frozen
+class Operations:
+    """The operations of one noun, as their module declares them."""
+
+    tag: str
+    about: str
+    declared: list[Operation] = field(factory=list[Operation], init=False)
+
+    def get(self, path: str, use_case: Callable[..., Any], form: Form[Any], **more: Any) -> Callable[[H], H]:
+        """Declare a query."""
+        return self._declare("GET", path, use_case, form, **more)
+
+    def post(self, path: str, use_case: Callable[..., Any], form: Form[Any], **more: Any) -> Callable[[H], H]:
+        """Declare a command that takes an Idempotency-Key."""
+        return self._declare("POST", path, use_case, form, **more)
+
+    def put(self, path: str, use_case: Callable[..., Any], form: Form[Any], **more: Any) -> Callable[[H], H]:
+        """Declare a command that can be repeated."""
+        return self._declare("PUT", path, use_case, form, **more)
+
+    def patch(self, path: str, use_case: Callable[..., Any], form: Form[Any], **more: Any) -> Callable[[H], H]:
+        """Declare an edit."""
+        return self._declare("PATCH", path, use_case, form, **more)
+
+    def delete(self, path: str, use_case: Callable[..., Any], form: Form[Any], **more: Any) -> Callable[[H], H]:
+        """Declare a removal."""
+        return self._declare("DELETE", path, use_case, form, **more)
+
+    def _declare(
+        self,
+        method: Method,
+        path: str,
+        use_case: Callable[..., Any],
+        form: Form[Any],
+        *,
+        body: BodyKind | None = None,
+        refuses: Sequence[int] = (),
+    ) -> Callable[[H], H]:
+        if not isinstance(getattr(use_case, "permission", None), Permission):
+            raise TypeError(f"{method} {path} has no use case that declares a permission")
+
+        def declare(handler: H) -> H:
+            hints = typing.get_type_hints(handler)
+            wants = frozenset(inspect.signature(handler).parameters)
+            summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
+            operation = Operation(
+                method=method,
+                path=path,
+                name=handler.__name__,  # pyright: ignore[reportFunctionMemberAccess]
+                summary=summary.rstrip("."),
+                description=description.strip(),
+                tag=self.tag,
+                about=self.about,
+                use_case=use_case,
+                form=form,
+                handler=handler,
+                body=body or _body_of(hints.get("body")),
+                query=hints.get("query"),
+                refuses=refuses,
+                wants=wants,
+            )
+            named = {name for name, _ in operation.path_parameters()}
+            if wants - set(PARAMETERS) != named:
+                raise TypeError(f"{method} {path} and its handler {operation.name} do not name the same parameters")
+            self.declared.append(operation)
+            return handler
+
+        return declare
+
+
+def _body_of(hint: Any) -> BodyKind | None:
+    if hint is None:
+        return None
+    if isinstance(hint, types.UnionType):
+        struct, absent = typing.get_args(hint)
+        assert absent is types.NoneType  # noqa: S101 - a body is one struct, or one struct or nothing
+        return bodies.json_body(struct, required=False)
+    return bodies.json_body(hint)

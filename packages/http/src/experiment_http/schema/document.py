@@ -1,0 +1,296 @@
+"""The OpenAPI 3.1 document, made of what the operations declare."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from experiment_domain.idempotency import KEPT_FOR
+from experiment_http import problems
+from experiment_http.answers import JSON
+from experiment_http.operations import API, Operation
+from experiment_http.queries import PREFIXED, fields_of
+from experiment_http.schema.open_paths import OPEN_PATHS
+
+REF = "#/components/schemas/{name}"
+NOTES = """
+The system of record for physical experiments: who ran what on which rig, which sensors were attached, what they
+measured in raw and in physical units, and how every status came to be.
+
+- Times are RFC 3339 in UTC with microseconds and `Z`; durations are seconds; ids are UUIDv7.
+- Errors are problem documents (RFC 9457) with a stable `code`. Unknown fields and query parameters are refused.
+- Every POST takes an `Idempotency-Key`: the same request with the same key is answered as the first time.
+- Entities carry a `version`, which is their `ETag`; `If-Match` makes a change conditional.
+- Lists come in pages: give `next_cursor` back as `cursor`, with the same query.
+- `x-permission` names what an operation asks for: `read`, `edit`, `administer` and `own` are those of viewers, editors,
+  owners and owners in a project; `ingest` that of a sensor's own token; `sign_in` of any user; `open` of anybody.
+"""
+SUMMARIES: Mapping[int, tuple[str, str, str]] = {
+    400: ("The request, its headers or its cursor are malformed.", "malformed_body", "The body is not JSON."),
+    401: ("There is no token, or not a valid one.", "unauthenticated", "A valid bearer token is required."),
+    403: ("The caller's role is too low.", "forbidden", "The role viewer does not allow to edit."),
+    404: ("There is no such thing, or the caller may not know of it.", "not_found", "There is no such thing."),
+    406: ("The caller accepts nothing that can be sent.", "not_acceptable", "This can be had as application/json."),
+    408: ("The body did not arrive in time.", "body_too_slow", "The body did not arrive within 30 seconds."),
+    409: (
+        "The state of things, or something unique, stands against it.",
+        "archived",
+        "This run is archived, and archived things are read-only.",
+    ),
+    412: (
+        "Somebody else has changed it since.",
+        "version_mismatch",
+        "This run has changed since you read it; it is at version 4 now.",
+    ),
+    413: ("The body is too large.", "body_too_large", "The body has more than the 1,048,576 bytes that are read here."),
+    415: (
+        "The body is of a kind that is not read here.",
+        "unsupported_media_type",
+        "The body must be of type application/json, in UTF-8.",
+    ),
+    422: ("The request breaks a rule.", "invalid", "name: is required"),
+    503: (
+        "The database is away. Nothing is known to have changed: try again with the same key.",
+        "unavailable",
+        "The service cannot reach its database right now.",
+    ),
+}
+PROBLEM: Mapping[str, Any] = {
+    "type": "object",
+    "description": "What went wrong (RFC 9457), with a stable `code`; further members help by code.",
+    "required": ["type", "title", "status", "detail", "instance", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "code": {"type": "string", "pattern": "^[a-z0-9_]+$"},
+        "errors": {
+            "type": "array",
+            "description": "The places: `path` and `message`, or `index`, `signal` and `message` of a reading.",
+            "items": {
+                "type": "object",
+                "required": ["message"],
+                "properties": {
+                    "path": {"type": "string"},
+                    "index": {"type": "integer"},
+                    "signal": {"type": "string"},
+                    "message": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+REQUEST_ID = {"X-Request-Id": {"description": "The caller's own, or a new one.", "schema": {"type": "string"}}}
+
+
+def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The document."""
+    structs = _structs(operations)
+    _, components = msgspec.json.schema_components(structs, ref_template=REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = API + "/".join(_path_part(part) for part in operation.path.split("/"))
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
+    tags = {operation.tag: operation.about for operation in operations}
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Experiment Service",
+            "version": version("experiment-http"),
+            "description": NOTES.strip(),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": name, "description": about} for name, about in tags.items()]
+        + [{"name": "service", "description": "The service itself; no token is needed."}],
+        "paths": {**paths, **OPEN_PATHS},
+        "components": {
+            "schemas": {**components, "Problem": PROBLEM},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A user's JWT, or a sensor's own token (`xps_…`).",
+                }
+            },
+        },
+    }
+    return _without_views(document)
+
+
+def _structs(operations: Sequence[Operation]) -> list[type[Struct]]:
+    found: dict[type[Struct], None] = {}
+    for operation in operations:
+        if operation.body is not None:
+            found[operation.body.schema] = None
+        for view in operation.form.views():
+            found[view] = None
+    return list(found)
+
+
+def _without_views(value: Any) -> Any:
+    """The names of structs as the caller knows them: `ExperimentView` shows an `Experiment`."""
+    if isinstance(value, dict):
+        return {
+            name.removesuffix("View") if isinstance(item, dict) else name: _without_views(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_views(item) for item in value]
+    if isinstance(value, str) and (value.startswith("#/components/") or value.endswith("View")):
+        return value.removesuffix("View")
+    return value
+
+
+def _path_part(part: str) -> str:
+    return part.partition(":")[0] + "}" if part.startswith("{") else part
+
+
+def _refer(struct: type[Struct]) -> dict[str, Any]:
+    return {"$ref": REF.format(name=struct.__name__)}
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "x-permission": operation.permission.name.lower(),
+        "parameters": [*_path_parameters(operation), *_query_parameters(operation), *_headers(operation)],
+        "responses": dict(_responses(operation)),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is not None:
+        media = {"schema": _refer(operation.body.schema), "example": dict(operation.body.schema.example)}
+        described["requestBody"] = {"required": operation.body.required, "content": {JSON: media}}
+    return described
+
+
+def _path_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    for name, kind in operation.path_parameters():
+        schema = {"type": "string", "format": "uuid"} if kind == "uuid" else {"type": "string", "minLength": 1}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    if operation.query is None:
+        return
+    _, components = msgspec.json.schema_components([operation.query], ref_template="{name}")
+    for name, written in components[operation.query.__name__]["properties"].items():
+        schema = _given(written, components)
+        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+        if name in PREFIXED:
+            parameter["name"] = PREFIXED[name] + "key"
+            parameter["description"] = "The text of a parameter; any name may stand in the place of `key`."
+            parameter["schema"] = {"type": "array", "items": {"type": "string"}}
+        elif description := schema.pop("description", None):
+            parameter["description"] = description
+        if fields_of(operation.query)[name].repeats:
+            parameter |= {"style": "form", "explode": True}
+        yield parameter
+
+
+def _given(schema: Any, components: Mapping[str, Any]) -> Any:
+    """A parameter's schema in place, without null: what is not wanted is not sent."""
+    if isinstance(schema, list):
+        return [_given(item, components) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        schema = {**components[schema["$ref"]], **{key: item for key, item in schema.items() if key != "$ref"}}
+        schema.pop("title", None)
+    schema = {key: _given(item, components) for key, item in schema.items() if item not in (None, [], ())}
+    alternatives = [item for item in schema.get("anyOf", ()) if item != {"type": "null"}]
+    if len(alternatives) == 1:
+        schema = {**alternatives[0], **{key: item for key, item in schema.items() if key != "anyOf"}}
+    elif alternatives:
+        schema["anyOf"] = alternatives
+    return schema
+
+
+def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
+    if operation.method == "POST":
+        hours = KEPT_FOR.total_seconds() / 3600
+        yield _header(
+            "Idempotency-Key",
+            f"Makes it safe to send this again: within {hours:g} hours the same request is answered as the first time.",
+            {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        )
+    if "if_version" in operation.wants:
+        yield _header("If-Match", "The ETag of the version that is to be changed.", {"type": "string"})
+    if operation.method == "GET" and operation.form.has_etag:
+        yield _header("If-None-Match", "The ETag that the caller has.", {"type": "string"})
+    if operation.body is not None and operation.body.packed:
+        yield _header(
+            "Content-Encoding",
+            "How the body is packed.",
+            {"type": "string", "enum": ["identity", "gzip", "zstd"]},
+        )
+
+
+def _header(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": dict(schema)}
+
+
+def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
+    form = operation.form
+    headers: dict[str, Any] = dict(REQUEST_ID)
+    if form.has_etag:
+        headers["ETag"] = {"description": "The version in quotes.", "schema": {"type": "string"}}
+    if form.has_location:
+        headers["Location"] = {"description": "Where it is found.", "schema": {"type": "string"}}
+    if operation.method == "POST":
+        headers["Idempotency-Replayed"] = {
+            "description": "`true` where this is the answer to an earlier sending.",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    schema = form.schema(_refer)
+    done: dict[str, Any] = {"description": "Done." if operation.is_command else "Found.", "headers": headers}
+    if schema is not None:
+        done["content"] = {
+            media_type: {"schema": dict(schema), "example": form.example()}
+            if media_type == JSON
+            else {"schema": {"type": "string"}, "example": form.text_example}
+            for media_type in form.media_types
+        }
+    yield str(form.status), done
+    if operation.method == "GET" and form.has_etag:
+        yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
+    for status in sorted(_refusals(operation)):
+        yield str(status), _problem(status)
+
+
+def _refusals(operation: Operation) -> set[int]:
+    """The statuses of the refusals that an operation can answer with."""
+    statuses = {400, 401, 403, 422, 503, *operation.refuses}
+    if operation.form.media_types:
+        statuses.add(406)
+    if any(operation.path_parameters()):
+        statuses.add(404)
+    if operation.is_command:
+        statuses.add(409)
+    if operation.body is not None:
+        statuses |= {408, 413, 415}
+    if "if_version" in operation.wants:
+        statuses.add(412)
+    return statuses
+
+
+def _problem(status: int) -> dict[str, Any]:
+    summary, code, detail = SUMMARIES[status]
+    headers: dict[str, Any] = dict(REQUEST_ID)
+    if status == 401:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
+    if status == 503:
+        headers["Retry-After"] = {"schema": {"type": "string"}}
+    example = problems.document(status, code, detail, "/api/v1/runs/0195798a-8d28-7a55-9c3e-3f1a4a6c9d21")
+    if status == 422:
+        example["errors"] = [{"path": "name", "message": "is required"}]
+    media = {"schema": {"$ref": REF.format(name="Problem")}, "example": example}
+    return {"description": summary, "headers": headers, "content": {problems.MEDIA_TYPE: media}}

@@ -1,0 +1,82 @@
+"""The open paths as they stand in the OpenAPI document: they belong to no noun of the domain."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_STATUS = {"type": "string", "enum": ["ok", "failed"]}
+_READY: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["status", "dependencies"],
+    "properties": {
+        "status": _STATUS,
+        "dependencies": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["status", "latency"],
+                "properties": {"status": _STATUS, "latency": {"type": "number", "description": "In seconds."}},
+            },
+        },
+    },
+}
+
+
+def _ready(status: str) -> dict[str, Any]:
+    return {"status": status, "dependencies": {"database": {"status": status, "latency": 0.0011}}}
+
+
+def _path(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "get": {
+            "operationId": name,
+            "summary": summary,
+            "tags": ["service"],
+            "security": [],
+            "x-permission": "open",
+            "responses": responses,
+        }
+    }
+
+
+def _response(description: str, media_type: str, schema: Mapping[str, Any], example: Any) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema, "example": example}}}
+
+
+_TEXT = {"type": "string"}
+OPEN_PATHS: Mapping[str, Any] = {
+    "/health/live": _path(
+        "live",
+        "Tell whether the process lives",
+        {
+            "200": _response(
+                "It does.",
+                "application/json",
+                {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
+                {"status": "ok"},
+            )
+        },
+    ),
+    "/health/ready": _path(
+        "ready",
+        "Tell whether everything that the service depends on answers",
+        {
+            "200": _response("Everything does.", "application/json", _READY, _ready("ok")),
+            "503": _response("Something does not.", "application/json", _READY, _ready("failed")),
+        },
+    ),
+    "/metrics": _path(
+        "metrics",
+        "Show the metrics, for Prometheus",
+        {"200": _response("The metrics.", "text/plain", _TEXT, "experiment_http_requests_total{…} 1.0")},
+    ),
+    "/schema/openapi.json": _path(
+        "openapi",
+        "Show this document",
+        {"200": _response("This document.", "application/json", {"type": "object"}, {"openapi": "3.1.0"})},
+    ),
+    "/schema": _path(
+        "schema",
+        "Show this document as a page",
+        {"200": _response("The page.", "text/html", _TEXT, "<!doctype html>…")},
+    ),
+}

@@ -1,0 +1,25 @@
+"""What the HTTP side can be told at its start."""
+
+from ipaddress import IPv4Network, IPv6Network
+
+from attrs import field, frozen
+
+SHORTEST_SECRET = 32
+
+
+@frozen(kw_only=True)
+class HttpSettings:
+    """How the API behaves. `secret_key` signs cursors and seals kept answers: all processes need the same one.
+
+    An address in `X-Forwarded-For` is believed only from one of the `trusted_proxies`. Durations are in seconds.
+    """
+
+    secret_key: bytes = field(repr=False)
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    documents: bool = True
+    body_timeout: float = 30.0
+    readiness_timeout: float = 3.0
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.secret_key) < SHORTEST_SECRET:
+            raise ValueError(f"the secret key needs at least {SHORTEST_SECRET} bytes")

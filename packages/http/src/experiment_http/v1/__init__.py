@@ -1,0 +1,35 @@
+"""The resources of version 1: one module per noun, with its operations and its request and answer structs."""
+
+from collections.abc import Sequence
+
+from experiment_http.operations import Operation, Operations
+from experiment_http.v1 import (
+    captures,
+    conversions,
+    experiments,
+    members,
+    metrics,
+    projects,
+    runs,
+    sensors,
+    telemetry_in,
+    telemetry_out,
+)
+
+NOUNS: Sequence[Operations] = (
+    projects.operations,
+    members.operations,
+    experiments.operations,
+    runs.operations,
+    captures.operations,
+    sensors.operations,
+    conversions.operations,
+    telemetry_in.operations,
+    telemetry_out.operations,
+    metrics.operations,
+)
+
+
+def operations() -> Sequence[Operation]:
+    """Every operation of every noun."""
+    return [operation for noun in NOUNS for operation in noun.declared]

@@ -1,0 +1,282 @@
+"""Telemetry on its way out: readings of one series as JSON or CSV, and the series of a capture session."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+from attrs import evolve, field, frozen
+from litestar.types import Receive, Scope, Send
+from msgspec import Meta, Struct
+
+from experiment_domain.kernel.errors import Invalid
+from experiment_domain.telemetry.batches import DEFAULT_SIGNAL, EARLIEST, LATEST, SIGNAL_LENGTH, micros
+from experiment_domain.telemetry.store import Layer, ReadingQuery, Readings, Series
+from experiment_domain.usecases import Work
+from experiment_domain.usecases.telemetry import LayerReadings, TelemetryUseCases
+from experiment_http import times
+from experiment_http.answers import JSON, Answer, Form, Items, View
+from experiment_http.negotiation import chosen
+from experiment_http.operations import Call, Operations
+from experiment_http.pagination import Cursor
+from experiment_http.times import Moment, Timestamp
+from experiment_http.v1 import telemetry_in
+
+operations = Operations(telemetry_in.operations.tag, telemetry_in.operations.about)
+CSV = "text/csv"
+USUAL = 1_000
+MOST = 10_000
+"""The most readings of one page, and of one read of a stream."""
+_SERIES: Mapping[str, Any] = {"sensor_id": "0195798a-1b2c-7d3e-9f40-51627384a5b6", "signal": "temperature"}
+
+Edge = Annotated[int, Meta(ge=EARLIEST, le=LATEST, description="Microseconds since the Unix epoch.")] | Moment
+
+
+class TelemetryQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which readings. What is left out is found where the session leaves no choice."""
+
+    sensor_id: UUID | None = None
+    signal: Annotated[str, Meta(min_length=1, max_length=SIGNAL_LENGTH)] | None = None
+    layer: (
+        Annotated[Layer, Meta(description="Without it: physical values where there are any, else raw ones.")] | None
+    ) = None
+    profile_id: Annotated[UUID, Meta(description="A physical layer other than the current one.")] | None = None
+    start: Annotated[Edge, Meta(description="Inclusive.")] | None = None
+    end: Annotated[Edge, Meta(description="Exclusive.")] | None = None
+    limit: (
+        Annotated[int, Meta(ge=1, le=MOST, description=f"At most so many; in JSON {USUAL:,} if not given, in CSV all.")]
+        | None
+    ) = None
+    cursor: Cursor | None = None
+
+
+class Point(View, frozen=True, gc=False):
+    """A reading; null where the raw value has no physical one."""
+
+    timestamp: Timestamp
+    value: float | None
+
+
+class TelemetryView(View, frozen=True):
+    """Readings of one layer of one series, in the order of their timestamps."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "items": [{"timestamp": "2026-03-09T10:14:33.000000Z", "value": 26.0199}],
+        "next_cursor": None,
+        **_SERIES,
+        "layer": "physical",
+        "profile_id": "0195798a-9c8b-7a6d-8e5f-403122130415",
+    }
+
+    items: list[Point]
+    next_cursor: str | None
+    sensor_id: UUID
+    signal: str
+    layer: Layer
+    profile_id: UUID | None
+
+
+class SeriesView(View, frozen=True):
+    """What one sensor recorded of one signal in one session: one reading counts per timestamp.
+
+    `profile_id` is the profile version of the current physical layer, null where there is only the raw one.
+    """
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "capture_session_id": "0195798b-02a4-7f6e-8d1c-4b3a2f1e0d9c",
+        **_SERIES,
+        "count": 18000,
+        "late": 0,
+        "out_of_range": 2,
+        "first_timestamp": "2026-03-09T10:14:33.000000Z",
+        "last_timestamp": "2026-03-09T10:44:32.900000Z",
+        "profile_id": "0195798a-9c8b-7a6d-8e5f-403122130415",
+    }
+
+    capture_session_id: UUID
+    sensor_id: UUID
+    signal: str
+    count: int
+    late: int
+    out_of_range: int
+    first_timestamp: Timestamp | None
+    last_timestamp: Timestamp | None
+    profile_id: UUID | None
+
+
+@frozen(kw_only=True)
+class TelemetryForm(Form[Any]):
+    """Readings as JSON or CSV; the handler makes the answer itself."""
+
+    media_types: Sequence[str] = (JSON, CSV)
+    text_example: str = "timestamp,value\n2026-03-09T10:14:33.000000Z,26.0199\n"
+
+    def views(self) -> Sequence[type[Struct]]:
+        """The view in JSON."""
+        return (TelemetryView,)
+
+    def schema(self, refer: Callable[[type[Struct]], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """That of the view in JSON."""
+        return refer(TelemetryView)
+
+    def example(self) -> Any:
+        """That of the view in JSON."""
+        return TelemetryView.example
+
+
+@frozen(kw_only=True)
+class Place:
+    """A place in a series: where a page ends, and whatever was found for the caller before the first one."""
+
+    query: ReadingQuery
+    layer: Layer | None
+
+    def after(self, found: LayerReadings) -> "Place":
+        """The place behind what was found."""
+        last = found.readings.timestamps[-1] if found.readings.timestamps else self.query.after
+        query = evolve(self.query, after=last, profile_id=found.profile_id)
+        return Place(query=query, layer=found.layer)
+
+    async def read(self, call: Call, limit: int) -> LayerReadings:
+        """The readings that follow, in a short unit of work of their own."""
+        async with call.api.services.read(call.caller) as work:
+            return await work.telemetry.read(evolve(self.query, limit=limit), layer=self.layer)
+
+
+@frozen(kw_only=True)
+class CsvStream:
+    """Readings as CSV, read as they are sent, so that no more than one part of them is in memory."""
+
+    call: Call
+    first: LayerReadings
+    following: Place | None = None
+    link: str | None = field(default=None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI calls it
+        """Send it."""
+        headers = [
+            (b"content-type", b"text/csv; charset=utf-8; header=present"),
+            (b"cache-control", b"private, no-cache"),
+            (b"vary", b"Accept"),
+        ]
+        if self.link is not None:
+            headers.append((b"link", self.link.encode("latin-1")))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = b"timestamp,value\n" + _lines(self.first.readings)
+        following = self.following
+        while following is not None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            found = await following.read(self.call, MOST)
+            body = _lines(found.readings)
+            following = following.after(found) if found.readings.more else None
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@operations.get(
+    "/capture-sessions/{session_id:uuid}/telemetry", TelemetryUseCases.read, TelemetryForm(), refuses=(409,)
+)
+async def read_telemetry(call: Call, session_id: UUID, query: TelemetryQuery) -> "Answer | CsvStream":
+    """Read the readings of a series.
+
+    `sensor_id` and `signal` can be left out where the session has only one series that fits. JSON comes in pages;
+    CSV (`Accept: text/csv`) comes whole, or with `limit` in pages, whose successors are named in `Link`.
+    """
+    place = await _place(call, session_id, query)
+    if chosen(call.headers.get(b"accept"), (JSON, CSV)) == JSON:
+        found = await place.read(call, query.limit or USUAL)
+        return _json(call, place.after(found), found)
+    found = await place.read(call, query.limit or MOST)
+    following = place.after(found) if found.readings.more else None
+    if query.limit is None:
+        return CsvStream(call=call, first=found, following=following)
+    link = None if following is None else _link(call, _cursor(call, following))
+    return CsvStream(call=call, first=found, link=link)
+
+
+@operations.get("/capture-sessions/{session_id:uuid}/series", TelemetryUseCases.series, Items(view=SeriesView))
+async def list_series(work: Work, session_id: UUID) -> Sequence[Series]:
+    """List the series of a capture session, by sensor and signal."""
+    return await work.telemetry.series(session_id)
+
+
+async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
+    start, end = (edge if edge is None or isinstance(edge, int) else micros(edge) for edge in (query.start, query.end))
+    if query.cursor is None:
+        sensor_id, signal = query.sensor_id, query.signal
+        if sensor_id is None or signal is None:
+            async with call.api.services.read(call.caller) as work:
+                sensor_id, signal = await _series(work, session_id, sensor_id, signal)
+        after, layer, profile_id = None, query.layer, query.profile_id
+    else:
+        after, sensor, signal, layer, profile = call.place(query.cursor)
+        sensor_id, layer = UUID(bytes=sensor), Layer(layer)
+        profile_id = UUID(bytes=profile) if profile else None
+    reading_query = ReadingQuery(
+        capture_session_id=session_id,
+        sensor_id=sensor_id,
+        signal=signal,
+        layer=layer or Layer.PHYSICAL,
+        profile_id=profile_id,
+        start=start,
+        end=end,
+        after=after,
+        limit=USUAL,
+    )
+    return Place(query=reading_query, layer=layer)
+
+
+async def _series(work: Work, session_id: UUID, sensor_id: UUID | None, signal: str | None) -> tuple[UUID, str]:
+    """The one series that is meant where the query does not say it."""
+    found = [
+        (series.sensor_id, series.signal)
+        for series in await work.telemetry.series(session_id)
+        if sensor_id in (None, series.sensor_id) and signal in (None, series.signal)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if sensor_id is None:
+        sensors = {sensor for sensor, _ in found}
+        if not found:
+            # Nothing has been recorded: what is asked for can still be told from who takes part.
+            sensors = {pin.sensor_id for pin in (await work.captures.get(session_id)).pins}
+        if len(sensors) != 1:
+            raise Invalid.at("sensor_id", f"is required: {len(sensors) or 'no'} sensors of this session fit")
+        (sensor_id,) = sensors
+    if signal is None:
+        if found and (sensor_id, DEFAULT_SIGNAL) not in found:
+            raise Invalid.at("signal", f"is required: {len(found)} signals of this sensor fit")
+        signal = DEFAULT_SIGNAL
+    return sensor_id, signal
+
+
+def _cursor(call: Call, place: Place) -> str:
+    query = place.query
+    profile = query.profile_id.bytes if query.profile_id else None
+    return call.cursor([query.after, query.sensor_id.bytes, query.signal, place.layer, profile])
+
+
+def _json(call: Call, place: Place, found: LayerReadings) -> Answer:
+    readings = found.readings
+    view = TelemetryView(
+        # NaN, which stands for no value, becomes null by itself.
+        items=list(map(Point, times.texts(readings.timestamps.tolist()), readings.values)),
+        next_cursor=_cursor(call, place) if readings.more else None,
+        sensor_id=place.query.sensor_id,
+        signal=place.query.signal,
+        layer=found.layer,
+        profile_id=found.profile_id,
+    )
+    headers = {"Content-Type": JSON, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    return Answer(200, headers, msgspec.json.encode(view))
+
+
+def _lines(readings: Readings) -> bytes:
+    written = zip(times.texts(readings.timestamps.tolist()), readings.values, strict=True)
+    # `repr` gives the shortest text that reads back as the same number; NaN stands for no value.
+    return "".join(f"{time},{'' if value != value else repr(value)}\n" for time, value in written).encode()  # noqa: PLR0124
+
+
+def _link(call: Call, cursor: str) -> str:
+    repeated = [(name, value) for name, value in call.pairs if name != "cursor"]
+    return f'<{call.path}?{urlencode([*repeated, ("cursor", cursor)])}>; rel="next"'

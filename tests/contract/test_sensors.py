@@ -1,0 +1,213 @@
+"""What every `SensorRepository` promises."""
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from entities import a_profile, a_project, a_run, a_sensor, a_session, an_experiment, fresh, later
+from experiment_domain.captures import Pin
+from experiment_domain.kernel.entity import Lock
+from experiment_domain.projects import Project
+from experiment_domain.runs import RunSensor
+from experiment_domain.sensors import Sensor, SensorFilter, SensorStatus, new_token, token_hash
+from experiment_domain.unit_of_work import UnitsOfWork
+from keeping import ODD_TEXT, SYSTEM, all_pages, ask, committed, keep, kept, refused, save
+
+
+def _full() -> dict[str, Any]:
+    return {
+        "name": ODD_TEXT,
+        "sensor_type": "RTD",
+        "input_unit": "Ω",
+        "display_unit": "µK",
+        "signals": ("z", "a", ODD_TEXT),
+        "metadata": {"serial": [1, {"a": None}]},
+        "status": SensorStatus.INACTIVE,
+        "last_seen_at": later(0.000001),
+        "previous_token_hash": token_hash(new_token()),
+        "previous_token_dies_at": later(60),
+        "version": 5,
+    }
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["plain", "full"])
+@pytest.mark.parametrize("lock", Lock)
+async def test_every_field_comes_back(units_of_work: UnitsOfWork, full: bool, lock: Lock):
+    project = a_project()
+    sensor = a_sensor(project, **(_full() if full else {}))
+    await keep(units_of_work, project, sensor)
+    async with units_of_work.begin(SYSTEM) as uow:
+        assert await uow.sensors.get(sensor.id, lock) == sensor
+        assert await uow.sensors.get(fresh(), lock) is None
+
+
+async def test_a_changed_sensor_is_kept(units_of_work: UnitsOfWork):
+    project = a_project()
+    sensor = a_sensor(project)
+    await keep(units_of_work, project, sensor)
+    edited = sensor.edit(at=later(1), name="B", signals=["x"], metadata={"a": 1}, display_unit="K").result
+    rotated = edited.rotate_token(token_hash=token_hash(new_token()), grace=5.0, at=later(2)).result
+    await save(units_of_work, edited, rotated)
+    assert await kept(units_of_work, sensor) == rotated
+
+
+async def test_a_sensor_is_of_a_project_that_is_there(units_of_work: UnitsOfWork):
+    async with refused(units_of_work, "reference_missing") as uow:
+        uow.sensors.add(a_sensor())
+
+
+async def test_no_two_sensors_have_one_token(units_of_work: UnitsOfWork):
+    project = a_project()
+    sensor, other = a_sensor(project), a_sensor(project)
+    await keep(units_of_work, project, sensor, other)
+    async with refused(units_of_work, "already_exists") as uow:
+        uow.sensors.add(a_sensor(project, token_hash=sensor.token_hash))
+    async with refused(units_of_work, "already_exists") as uow:
+        uow.sensors.save(evolve(other, version=2, token_hash=sensor.token_hash))
+
+
+@pytest.mark.parametrize("lock", Lock)
+async def test_a_token_finds_its_sensor_until_it_dies(units_of_work: UnitsOfWork, lock: Lock):
+    project = a_project()
+    tokens = [token_hash(new_token()) for _ in range(3)]
+    sensor = a_sensor(project, token_hash=tokens[1], previous_token_hash=tokens[0], previous_token_dies_at=later(60))
+    await keep(units_of_work, project, sensor, a_sensor(project))
+    async with units_of_work.begin(SYSTEM) as uow:
+        for at in (later(0), later(60), later(10_000)):
+            assert await uow.sensors.by_token(tokens[1], at, lock) == sensor
+            assert await uow.sensors.by_token(tokens[2], at, lock) is None
+        assert await uow.sensors.by_token(tokens[0], later(59.999999), lock) == sensor
+        assert await uow.sensors.by_token(tokens[0], later(60), lock) is None
+        assert await uow.sensors.by_token(tokens[0], later(61), lock) is None
+
+
+async def test_a_sign_of_life_is_no_new_version(units_of_work: UnitsOfWork):
+    project = a_project()
+    sensor = a_sensor(project)
+    await keep(units_of_work, project, sensor)
+    async with committed(units_of_work) as uow:
+        uow.sensors.renew_sign_of_life(sensor.id, later(5))
+        uow.sensors.renew_sign_of_life(fresh(), later(5))
+    assert await kept(units_of_work, sensor) == evolve(sensor, last_seen_at=later(5))
+    async with committed(units_of_work) as uow:  # that came late: the later one counts
+        uow.sensors.renew_sign_of_life(sensor.id, later(4))
+    assert (await kept(units_of_work, sensor)).last_seen_at == later(5)
+
+
+async def test_a_sensor_is_shared_with_projects(units_of_work: UnitsOfWork):
+    project, one, two, three = (a_project() for _ in range(4))
+    sensor, other = a_sensor(project), a_sensor(one)
+    await keep(units_of_work, project, one, two, three, sensor, other)
+    async with committed(units_of_work) as uow:
+        uow.sensors.share(sensor.id, three.id, later(1), "ann")
+        uow.sensors.share(sensor.id, two.id, later(2), "ann")
+        uow.sensors.share(sensor.id, one.id, later(2), "ann")
+    async with committed(units_of_work) as uow:
+        uow.sensors.share(sensor.id, three.id, later(9), "ben")
+    async with units_of_work.begin(SYSTEM) as uow:
+        assert list(await uow.sensors.projects_of(sensor.id)) == [project.id, three.id, one.id, two.id]
+        assert list(await uow.sensors.projects_of(other.id)) == [one.id]
+        assert list(await uow.sensors.projects_of(fresh())) == []
+    async with committed(units_of_work) as uow:
+        uow.sensors.unshare(sensor.id, three.id)
+        uow.sensors.unshare(sensor.id, fresh())
+    assert list(await ask(units_of_work, lambda uow: uow.sensors.projects_of(sensor.id))) == [
+        project.id,
+        one.id,
+        two.id,
+    ]
+
+
+async def test_sensors_and_projects_that_are_shared_are_there(units_of_work: UnitsOfWork):
+    project = a_project()
+    sensor = a_sensor(project)
+    await keep(units_of_work, project, sensor)
+    async with refused(units_of_work, "reference_missing") as uow:
+        uow.sensors.share(sensor.id, fresh(), later(0), "ann")
+    async with refused(units_of_work, "reference_missing") as uow:
+        uow.sensors.share(fresh(), project.id, later(0), "ann")
+
+
+async def test_a_sensor_is_removed_with_all_that_is_its_own(units_of_work: UnitsOfWork):
+    project, other = a_project(), a_project()
+    experiment = an_experiment(project)
+    run, sensor = a_run(experiment), a_sensor(project)
+    profile = a_profile(sensor)
+    await keep(units_of_work, project, other, experiment, run, sensor, profile)
+    async with committed(units_of_work) as uow:
+        uow.sensors.share(sensor.id, other.id, later(0), "ann")
+        uow.runs.bind(RunSensor(run_id=run.id, sensor_id=sensor.id, bound_at=later(0), bound_by="ann"))
+    async with committed(units_of_work) as uow:
+        uow.sensors.remove(sensor)
+    async with units_of_work.begin(SYSTEM) as uow:
+        assert await uow.sensors.get(sensor.id) is None
+        assert await uow.conversion_profiles.get(profile.id) is None
+        assert list(await uow.runs.sensors_of(run.id)) == []
+        assert list(await uow.sensors.projects_of(sensor.id)) == []
+        assert await uow.sensors.by_token(sensor.token_hash, later(0)) is None
+
+
+async def test_a_sensor_that_took_part_is_not_removed(units_of_work: UnitsOfWork):
+    project = a_project()
+    experiment = an_experiment(project)
+    run, sensor = a_run(experiment), a_sensor(project)
+    profile = a_profile(sensor)
+    pin = Pin(sensor_id=sensor.id, profile_id=profile.id, profile_version=1)
+    await keep(units_of_work, project, experiment, run, sensor, profile, a_session(run, pins=(pin,)))
+    async with refused(units_of_work, "reference_missing") as uow:
+        uow.sensors.remove(sensor)
+    assert await kept(units_of_work, sensor) == sensor
+    assert await kept(units_of_work, profile) == profile
+
+
+async def _names(units: UnitsOfWork, project: Project, **values: Any) -> str:
+    which = SensorFilter(**{"project_ids": {project.id}, **values})
+    page = await ask(units, lambda uow: uow.sensors.page(which, limit=100, after=None))
+    return "".join(sensor.name[0] for sensor in page.items)
+
+
+async def test_filters_narrow(units_of_work: UnitsOfWork):
+    project, other = a_project(), a_project()
+    sensors = [
+        a_sensor(project, name="a Upper rig", sensor_type="RTD", created_at=later(1)),
+        a_sensor(project, name="b lower RIG", status=SensorStatus.ACTIVE, created_at=later(2)),
+        a_sensor(project, name="c 100%", status=SensorStatus.RETIRED, created_at=later(3)),
+        a_sensor(other, name="x", created_at=later(4)),
+        a_sensor(other, name="y", created_at=later(5)),
+    ]
+    await keep(units_of_work, project, other, *sensors)
+    async with committed(units_of_work) as uow:
+        uow.sensors.share(sensors[3].id, project.id, later(0), "ann")
+    expected: list[tuple[dict[str, Any], str]] = [
+        ({}, "xcba"),
+        ({"project_ids": {other.id}}, "yx"),
+        ({"project_ids": {other.id, project.id}}, "yxcba"),
+        ({"project_ids": ()}, ""),
+        ({"statuses": [SensorStatus.ACTIVE, SensorStatus.RETIRED]}, "cb"),
+        ({"sensor_types": ["RTD"]}, "a"),
+        ({"sensor_types": ["RTD", "thermocouple"]}, "xcba"),
+        ({"words": "rig"}, "ba"),
+        ({"words": "rig UPPER"}, "a"),
+        ({"words": "%"}, "c"),
+        ({"statuses": ["active"], "sensor_types": ["thermocouple"], "words": "low"}, "b"),
+        ({"statuses": ["active"], "sensor_types": ["RTD"]}, ""),
+    ]
+    for values, names in expected:
+        assert await _names(units_of_work, project, **values) == names, values
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_pages_are_newest_first(units_of_work: UnitsOfWork, limit: int):
+    project, other = a_project(), a_project()
+    sensors = [a_sensor([project, other][number % 2], created_at=later(number // 3)) for number in range(8)]
+    await keep(units_of_work, project, other, *sensors)
+    async with committed(units_of_work) as uow:
+        for sensor in sensors[1::2]:
+            uow.sensors.share(sensor.id, project.id, later(0), "ann")
+    which = SensorFilter(project_ids={project.id, other.id})
+    pages = await all_pages(
+        lambda limit, after: ask(units_of_work, lambda uow: uow.sensors.page(which, limit=limit, after=after)), limit
+    )
+    found: list[Sensor] = [sensor for page in pages for sensor in page]
+    assert found == sorted(sensors, key=lambda sensor: (sensor.created_at, sensor.id), reverse=True)

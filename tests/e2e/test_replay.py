@@ -1,0 +1,338 @@
+"""`experiment-service replay` of real recordings against a real service, however often it is broken off."""
+
+import csv
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fix_postgres import open_directory
+from fix_up import COMMAND, Up, command, environment
+
+pytestmark = pytest.mark.e2e
+
+RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "skab"
+VALVE = RECORDINGS / "valve1-0.csv"
+LONGEST = RECORDINGS / "anomaly-free-anomaly-free.csv"
+SENSORS = (
+    "Accelerometer1RMS",
+    "Accelerometer2RMS",
+    "Current",
+    "Pressure",
+    "Temperature",
+    "Thermocouple",
+    "Voltage",
+    "Volume Flow RateRMS",
+)
+needs_recordings = pytest.mark.skipif(not VALVE.is_file(), reason=f"the recordings are not there: {RECORDINGS}")
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    with open_directory() as path, Up(path) as started:
+        yield started.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def token(up: Up) -> str:
+    return up.token("player")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with open_directory() as path:
+        yield path
+
+
+def where(up: Up, token: str, project: str = "Loop", experiment: str = "Valves") -> list[str]:
+    return ["--project", project, "--experiment", experiment, "--url", up.url, "--token", token]
+
+
+def replayed(*arguments: str, home: Path) -> Sequence[Mapping[str, Any]]:
+    done = command("replay", *arguments, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["runs"]
+
+
+def refused(*arguments: str, home: Path, code: int = 1, more: Mapping[str, str] | None = None) -> str:
+    done = command("replay", *arguments, home=home, more=more)
+    assert (done.returncode, done.stdout) == (code, ""), done
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("experiment-service: ").rstrip("\n")
+
+
+def recorded(path: Path, columns: Sequence[str] = SENSORS) -> Mapping[str, Sequence[float]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter=";"))
+    return {column: [float(row[column]) for row in rows] for column in columns}
+
+
+def check_against_file(items: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] = SENSORS) -> None:
+    """The service's numbers of each signal are those of the file."""
+    expected = recorded(path, columns)
+    found = {item["signal"]: item for item in items}
+    assert set(found) >= set(columns)
+    assert len(found) == len(items)
+    for signal_name, values in expected.items():
+        item = found[signal_name]
+        assert (item["layer"], item["count"], item["late"]) == ("physical", len(values), 0), item
+        assert (item["min"], item["max"]) == (min(values), max(values))
+        assert item["mean"] == pytest.approx(math.fsum(values) / len(values), rel=1e-12)
+
+
+def client_of(up: Up, token: str) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{up.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False
+    )
+
+
+@needs_recordings
+def test_a_real_recording(up: Up, token: str) -> None:
+    arguments = [str(VALVE), *where(up, token)]
+    (run,) = replayed(*arguments, home=up.home)
+    assert run["file"] == "valve1-0.csv"
+    check_against_file(run["items"], VALVE)
+    assert [item["signal"] for item in run["items"]] == [*SENSORS, "anomaly", "changepoint"]
+    with client_of(up, token) as client:
+        answer = client.get(f"/runs/{run['run_id']}").json()
+        assert answer["status"] == "finished"
+        session = client.get(f"/capture-sessions/{run['capture_session_id']}").json()
+        assert session["status"] == "succeeded"
+        sensors = client.get(f"/runs/{run['run_id']}/sensors").json()["items"]
+        assert len(sensors) == len(SENSORS) + 2
+        versions = answer["version"], session["version"]
+
+        # A second time, nothing changes, and it says the same.
+        assert replayed(*arguments, home=up.home) == [run]
+        again = client.get(f"/runs/{run['run_id']}").json()
+        session = client.get(f"/capture-sessions/{run['capture_session_id']}").json()
+        assert (again["version"], session["version"]) == versions
+        found = client.get("/runs", params={"experiment_id": answer["experiment_id"]}).json()["items"]
+        assert [one["id"] for one in found] == [run["run_id"]]
+
+
+@needs_recordings
+def test_sensors_are_used_again_and_the_table_is_readable(up: Up, token: str) -> None:
+    files = [str(RECORDINGS / "valve1-1.csv"), str(RECORDINGS / "valve1-2.csv")]
+    done = command("replay", *files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
+    assert (done.returncode, done.stderr) == (0, "")
+    for file in files:
+        assert Path(file).name in done.stdout
+    for name in SENSORS:
+        assert done.stdout.count(name) == 2
+    with client_of(up, token) as client:
+        (project,) = (one for one in client.get("/projects").json()["items"] if one["name"] == "Table")
+        sensors = client.get("/sensors", params={"project_id": project["id"]}).json()["items"]
+        assert sorted(sensor["name"] for sensor in sensors) == sorted(SENSORS)
+    (first, second) = replayed(*files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
+    check_against_file(first["items"], RECORDINGS / "valve1-1.csv")
+    check_against_file(second["items"], RECORDINGS / "valve1-2.csv")
+
+
+@needs_recordings
+def test_lost_tokens_are_replaced(up: Up, token: str, home: Path) -> None:
+    """On another machine, or after the file with the tokens was lost."""
+    columns = ("--columns", "Current")
+    replayed(str(VALVE), *where(up, token, "Tokens"), *columns, home=up.home)
+    (run,) = replayed(str(RECORDINGS / "valve1-1.csv"), *where(up, token, "Tokens"), *columns, home=home)
+    check_against_file(run["items"], RECORDINGS / "valve1-1.csv", ["Current"])
+    (kept,) = (home / "state").rglob("replay-tokens.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@needs_recordings
+def test_an_editor_replays_raw_values_only(up: Up, token: str, home: Path) -> None:
+    with client_of(up, token) as client:
+        project = client.post("/projects", json={"name": "Shared"}).json()
+        client.put(f"/projects/{project['id']}/members/ed", json={"role": "editor"}).raise_for_status()
+    done = command(
+        "replay", str(VALVE), *where(up, up.token("ed"), "Shared"), "--columns", "Current", "--json", home=home
+    )
+    assert done.returncode == 0
+    assert done.stderr == "raw values only: you may not publish conversion profiles in this project\n"
+    (item,) = json.loads(done.stdout)["runs"][0]["items"]
+    assert (item["layer"], item["count"]) == ("raw", 1147)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("time,a\n2026-01-01T00:00:00Z,1.5\n2026-01-01T00:00:01Z,2.5\n", ()),
+        ("time;a\n2026-01-01 00:00:00;1.5\n2026-01-01 00:00:01;2.5\n", ()),
+        ("a\tnote\ttime\n1.5\tx\t1767225600\n2.5\ty\t1767225601\n", ()),
+        ("\ufeffms,a\r\n1767225600000,1.5\r\n1767225601000,2.5\r\n", ()),
+        ("us|a\n1767225600000000|1.5\n1767225601000000|2.5\n", ("--delimiter", "|")),
+        ("seconds,a\n1767225600.25,1.5\n\n1767225601.25,2.5\n", ()),
+        ("s,a\n10,1.5\n11,2.5\n", ("--time-column", "s")),
+        ('time,"b, quoted",a\n2026-01-01T01:00:00+01:00,7,1.5\n2026-01-01T00:00:01Z,8,2.5\n', ("--columns", "a")),
+        ("time,a,b\n2026-01-01T00:00:00Z,1.5,\n2026-01-01T00:00:01Z,2.5,nan\n", ()),
+        ("time,a\n2026-01-01T00:00:01Z,2.5\n2026-01-01T00:00:00Z,1.5\n2026-01-01T00:00:00Z,1.5\n", ()),
+    ],
+)
+def test_many_kinds_of_csv(up: Up, token: str, home: Path, text: str, options: Sequence[str]) -> None:
+    file = write(home / "some.csv", text)
+    (run,) = replayed(file, *where(up, token, "Kinds"), *options, home=up.home)
+    (item,) = run["items"]
+    assert (item["signal"], item["count"], item["min"], item["max"]) == ("a", 2, 1.5, 2.5)
+    with client_of(up, token) as client:
+        (series,) = client.get(f"/capture-sessions/{run['capture_session_id']}/series").json()["items"]
+    expected = "1970-01-01T00:00:10" if "--time-column" in options else "2026-01-01T00:00:00"
+    assert series["first_timestamp"].startswith(expected)
+
+
+HEADER = "time,a,b\n"
+ROW = "2026-01-01T00:00:00Z,1,2\n"
+GOOD = HEADER + ROW + ROW
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "complaint"),
+    [
+        (None, (), "cannot read {file}: No such file or directory"),
+        ("", (), "{file} is empty"),
+        (HEADER, (), "{file} has no readings: there is nothing below its header"),
+        (HEADER + "2026-01-01T00:00:00Z,,\n", (), "{file} has no readings: no column holds numbers"),
+        ("time,note\n2026-01-01T00:00:00Z,x\n", (), "{file} has no readings: no column holds numbers"),
+        (HEADER + ROW, ("--columns", "a,c"), "{file} has no column c; it has time, a, b"),
+        (HEADER + ROW, ("--time-column", "when"), "{file} has no column when; it has time, a, b"),
+        (HEADER + ROW, ("--time-column", "a", "--columns", "a"), "{file}: a is the column of the times"),
+        ("a,b\n1,2\n", (), "{file}: no column holds times; name it with --time-column"),
+        (ROW + ROW, (), "{file}, line 1: a header with the names of the columns is needed"),
+        (GOOD + "2026-01-01T00:00:01Z,1\n", (), "{file}, line 4: 2 cells, the header has 3"),
+        (GOOD + "2026-01-01T00:00:01Z,x,2\n", (), "{file}, line 4, column a: not a finite number: 'x'"),
+        (GOOD + "2026-01-01T00:00:01Z,inf,2\n", (), "{file}, line 4, column a: not a finite number: 'inf'"),
+        (GOOD + "yesterday,1,2\n", (), "{file}, line 4, column time: not a time: 'yesterday'"),
+        (GOOD + ",1,2\n", (), "{file}, line 4, column time: no time"),
+        ("time,a,a\n" + ROW, (), "{file}: the column a occurs twice"),
+        (HEADER + ROW, ("--delimiter", "|"), "{file} has one column only; is '|' its delimiter?"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_refused(home: Path, text: str | None, options: Sequence[str], complaint: str) -> None:
+    """Before the service is asked for anything: none answers here."""
+    file = home / "some.csv"
+    if text is not None:
+        write(file, text)
+    arguments = [str(file), "--project", "P", "--experiment", "E", "--token", "x.y.z", *options]
+    assert refused(*arguments, home=home) == complaint.format(file=file)
+
+
+def test_a_file_that_is_no_text_is_refused(home: Path) -> None:
+    file = home / "some.csv"
+    file.write_bytes(b"time,a\n2026-01-01T00:00:00Z,\xff\n")
+    arguments = [str(file), "--project", "P", "--experiment", "E", "--token", "x.y.z"]
+    assert refused(*arguments, home=home) == f"{file} is not a CSV file in UTF-8"
+
+
+@pytest.mark.parametrize(
+    "options", [("--speed", "0"), ("--speed", "fast"), ("--delimiter", ";;"), ("--columns", ","), ("--nonsense",)]
+)
+def test_wrong_calls_exit_with_2(home: Path, options: Sequence[str]) -> None:
+    file = write(home / "some.csv", HEADER + ROW)
+    assert refused(file, "--project", "P", "--experiment", "E", *options, home=home, code=2)
+
+
+def test_who_may_not_is_told_so(up: Up, token: str, home: Path) -> None:
+    file = write(home / "some.csv", HEADER + ROW)
+    target = ["--project", "P", "--experiment", "E", "--url", up.url]
+    assert refused(file, *target, "--token", "x.y.z", home=home).startswith(
+        f"the service at {up.url} does not accept the token: "
+    )
+    assert refused(file, *target, home=home).startswith("a token is needed: ")
+    future = write(home / "future.csv", HEADER + "2999-01-01T00:00:00Z,1,2\n")
+    complaint = refused(future, *target, "--token", token, home=up.home)
+    assert complaint.startswith("the service refused POST /telemetry: 422 bad_readings: ")
+
+
+def test_a_service_that_is_not_there(up: Up, home: Path) -> None:
+    file = write(home / "some.csv", HEADER + ROW)
+    target = ["--project", "P", "--experiment", "E", "--token", "x.y.z", "--url"]
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    assert refused(file, *target, nobody, home=home).startswith(f"the service at {nobody} does not answer: ")
+    assert refused(file, *target, "ftp://nowhere", home=home) == "'ftp://nowhere' is not a URL: http://host:port"
+    other = f"{up.url}/health/live"
+    assert refused(file, *target, other, home=home).startswith(f"what answers at {other} is not Experiment Service")
+
+
+def test_a_local_token_is_made_where_up_has_its_data(up: Up) -> None:
+    """`up` and `replay` in one directory need no token between them."""
+    file = write(up.home / "local.csv", HEADER + ROW)
+    (up.home / ".experiment-service").symlink_to(up.data_dir)
+    try:
+        (run,) = replayed(file, "--project", "Own", "--experiment", "E", "--url", up.url, home=up.home)
+    finally:
+        (up.home / ".experiment-service").unlink()
+    assert [item["count"] for item in run["items"]] == [1, 1]
+
+
+def test_at_a_speed_it_takes_its_time(up: Up, token: str, home: Path) -> None:
+    rows = "".join(f"2026-01-01T00:00:{second:02d}Z,{second},1\n" for second in range(40))
+    file = write(home / "slow.csv", HEADER + rows)
+    began = time.monotonic()
+    (run,) = replayed(file, *where(up, token, "Slow"), "--speed", "20", home=up.home)
+    assert 1.8 < time.monotonic() - began < 15
+    assert [item["count"] for item in run["items"]] == [40, 40]
+
+
+@needs_recordings
+def test_broken_off_and_completed(home: Path) -> None:
+    """First the replay is killed, then the service: the recording ends up whole, and nothing is there twice."""
+    with Up(home) as up:
+        up.wait_until_ready()
+        token, port = up.token("player"), up.port
+        target = [str(LONGEST), *where(up, token), "--speed", "400"]
+        for number in (signal.SIGKILL, signal.SIGINT):
+            replay = start(target, home)
+            time.sleep(2.5)
+            replay.send_signal(number)
+            _, complaint = replay.communicate(timeout=30)
+            if number is signal.SIGINT:
+                assert (replay.returncode, complaint) == (1, "experiment-service: interrupted\n")
+        replay = start(target, home)
+        time.sleep(2.5)
+        up.kill()
+        _, complaint = replay.communicate(timeout=30)
+        assert replay.returncode == 1
+        assert complaint.startswith(f"experiment-service: the service at {up.url} does not answer: ")
+        assert complaint.count("\n") == 1
+        with Up(home, "--port", str(port)) as again:
+            again.wait_until_ready()
+            with client_of(again, token) as client:
+                (begun,) = client.get("/runs").json()["items"]
+                assert begun["status"] == "running"
+            (run,) = replayed(*target[:-2], home=home)
+            assert run["run_id"] == begun["id"]
+            check_against_file(run["items"], LONGEST)
+            assert replayed(*target[:-2], home=home) == [run]
+            with client_of(again, token) as client:
+                assert len(client.get("/runs").json()["items"]) == 1
+                assert len(client.get("/sensors").json()["items"]) == len(SENSORS)
+                assert len(client.get(f"/runs/{run['run_id']}/capture-sessions").json()["items"]) == 1
+                session = f"/capture-sessions/{run['capture_session_id']}"
+                assert {one["count"] for one in client.get(f"{session}/series").json()["items"]} == {9405}
+
+
+def start(arguments: Sequence[str], home: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, "replay", *arguments],
+        cwd=home,
+        env={**environment(home), "NO_COLOR": "1", "TERM": os.environ.get("TERM", "dumb")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,347 @@
+"""`experiment-service up` as real processes: it starts, serves, stops cleanly, and survives being killed."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+
+from experiment_domain.conversions.its90 import TYPE_K_INVERSE
+from fix_postgres import open_directory
+from fix_up import Up, command, processes_of
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with open_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def shared_up() -> Iterator[Up]:
+    """One that is only looked at."""
+    with open_directory() as path, Up(path) as up:
+        yield up.wait_until_ready()
+
+
+def api(up: Up, user: str = "tester") -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{up.url}/api/v1",
+        headers={"Authorization": f"Bearer {up.token(user)}"},
+        timeout=30,
+        trust_env=False,
+    )
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def create(client: httpx.Client, path: str, **body: Any) -> Any:
+    answer = client.post(path, json=body, headers={"Idempotency-Key": str(uuid4())})
+    assert answer.status_code in {200, 201}, answer.text
+    return answer.json()
+
+
+def items(client: httpx.Client, path: str, **params: Any) -> Sequence[Any]:
+    answer = client.get(path, params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+def one_line_of(done: "subprocess.CompletedProcess[str]", code: int = 1) -> str:
+    """What a command that failed complained of: one line, and nothing else."""
+    assert (done.returncode, done.stdout) == (code, ""), done
+    assert done.stderr.startswith("experiment-service: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("\n")
+    return done.stderr.removeprefix("experiment-service: ").strip()
+
+
+def test_it_says_where_everything_is(shared_up: Up) -> None:
+    said = "\n".join(shared_up.said)
+    assert f"ready at {shared_up.url}\n" in said
+    assert f"{shared_up.url}/schema" in said
+    assert str(shared_up.data_dir) in said
+    assert f"experiment-service token --user NAME --data-dir {shared_up.data_dir}" in said
+    assert httpx.get(f"{shared_up.url}/schema", trust_env=False).status_code == 200
+    assert httpx.get(f"{shared_up.url}/health/ready", trust_env=False).status_code == 200
+
+
+def test_nothing_secret_is_on_a_command_line(shared_up: Up) -> None:
+    words = [word for process in processes_of(shared_up.data_dir) for word in process.cmdline()]
+    secrets = [(shared_up.data_dir / "keys" / "secret-key").read_bytes().hex(), "PRIVATE KEY"]
+    assert words
+    assert [word for word in words if any(secret in word for secret in secrets)] == []
+
+
+def test_the_programs_do_not_hold_the_key_that_signs(shared_up: Up) -> None:
+    signing = (shared_up.data_dir / "keys" / "signing-key.pem").read_text()
+    body = "".join(signing.splitlines()[1:-1])
+    for process in shared_up.api_processes():
+        assert all(body not in value.replace("\\n", "") for value in process.environ().values())
+
+
+def test_a_token_is_alone_on_standard_output(shared_up: Up) -> None:
+    made = command("token", "--user", "ada", "--data-dir", str(shared_up.data_dir), home=shared_up.home)
+    assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", made.stdout)
+    assert made.stderr == ""
+    with api(shared_up) as client:
+        assert client.get("/projects").status_code == 200
+        assert client.get("/projects", headers={"Authorization": "Bearer x.y.z"}).status_code == 401
+
+
+def test_a_token_expires(shared_up: Up) -> None:
+    arguments = ("token", "--user", "ada", "--expires", "0.001", "--data-dir", str(shared_up.data_dir))
+    expired = command(*arguments, home=shared_up.home).stdout.strip()
+    with api(shared_up) as client:
+        # The service lets clocks differ; a token without a lifetime cannot be had at all.
+        assert expired
+        answer = command(*(*arguments[:4], "0", *arguments[5:]), home=shared_up.home)
+        assert one_line_of(answer) == "expires: must be more than 0 seconds and at most 100 years"
+        assert client.get("/projects").status_code == 200
+
+
+def test_without_a_data_directory_there_is_no_token(home: Path) -> None:
+    missing = command("token", "--user", "ada", "--data-dir", "nowhere", home=home)
+    assert one_line_of(missing) == "nowhere is not a data directory of experiment-service: `up` makes one"
+    assert not (home / "nowhere").exists()
+
+
+def test_a_second_one_on_the_same_directory_is_refused(shared_up: Up) -> None:
+    second = command("up", "--data-dir", str(shared_up.data_dir), "--port", "0", home=shared_up.home)
+    assert one_line_of(second) == f"{shared_up.data_dir} is in use by another experiment-service"
+    with api(shared_up) as client:
+        assert client.get("/projects").status_code == 200
+
+
+def test_a_port_in_use_is_refused_before_anything_is_done(home: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = command("up", "--data-dir", "data", "--port", str(port), home=home)
+    assert one_line_of(done) == f"port {port} on 127.0.0.1 is in use: stop what uses it, or choose --port"
+    assert list(home.iterdir()) == []
+
+
+def test_a_foreign_directory_is_refused(home: Path) -> None:
+    (home / "data").mkdir()
+    (home / "data" / "thesis.txt").write_text("mine")
+    done = command("up", "--data-dir", "data", "--port", "0", home=home)
+    assert one_line_of(done) == "data is not empty and is not a data directory of experiment-service"
+    assert [path.name for path in (home / "data").iterdir()] == ["thesis.txt"]
+
+
+def test_a_directory_that_cannot_be_written_is_refused(home: Path) -> None:
+    (home / "file").write_text("")
+    done = command("up", "--data-dir", "file/data", "--port", "0", home=home)
+    assert one_line_of(done) == "cannot use file/data as a data directory: a part of its path is a file"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"EXPERIMENT_LOG_LEVEL": "loud"}, "EXPERIMENT_LOG_LEVEL must be one of debug, info, warning, error"),
+        ({"EXPERIMENT_LOG_LEVLE": "info"}, "EXPERIMENT_LOG_LEVLE is not a setting of this service; "),
+        ({"EXPERIMENT_DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "the database was not migrated: "),
+    ],
+)
+def test_bad_settings_are_named(home: Path, settings: dict[str, str], complaint: str) -> None:
+    done = command("up", "--data-dir", "data", "--port", "0", home=home, more=settings)
+    assert one_line_of(done).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("up", "--port", "65536"),
+        ("up", "--nonsense"),
+        ("up", "surplus"),
+        ("nonsense",),
+        ("token",),
+        ("seed", "--runs", "0"),
+    ],
+)
+def test_wrong_calls_exit_with_2(home: Path, arguments: Sequence[str]) -> None:
+    assert one_line_of(command(*arguments, home=home), 2)
+
+
+@pytest.mark.parametrize("name", ["", "up", "api", "worker", "migrate", "seed", "token", "replay", "openapi"])
+def test_every_command_has_help(home: Path, name: str) -> None:
+    done = command(*([name] if name else []), "--help", home=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: experiment-service {name}".rstrip() in done.stdout
+    assert len(done.stdout) > 300
+
+
+def test_help_for_api_lists_the_settings(home: Path) -> None:
+    from experiment_adapters.settings import SETTINGS
+
+    shown = command("api", "--help", home=home).stdout
+    assert [row.variable for row in SETTINGS if row.variable not in shown] == []
+
+
+def test_the_document_is_the_one_that_is_served(shared_up: Up) -> None:
+    printed = command("openapi", home=shared_up.home)
+    served = httpx.get(f"{shared_up.url}/schema/openapi.json", trust_env=False)
+    assert json.loads(printed.stdout) == served.json()
+
+
+def test_the_schema_as_sql(home: Path) -> None:
+    done = command("migrate", "--sql", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "CREATE TABLE runs" in done.stdout
+    assert "EXPERIMENT_DATABASE_URL is not set" in one_line_of(command("migrate", home=home))
+
+
+def test_seeded_runs_are_there(shared_up: Up) -> None:
+    arguments = ("seed", "--runs", "300", "--user", "seeder", "--data-dir", str(shared_up.data_dir))
+    done = command(*arguments, home=shared_up.home)
+    assert done.returncode == 0, done.stderr
+    found = re.match(r"project ([0-9a-f-]{36}): 300 runs", done.stdout)
+    assert found
+    with api(shared_up, "seeder") as client:
+        runs = items(client, "/runs", project_id=found[1], limit=500)
+        assert len(runs) == 300
+        assert {run["status"] for run in runs} >= {"draft", "finished", "failed", "archived"}
+        archived = next(run for run in runs if run["status"] == "archived")
+        history = items(client, f"/runs/{archived['id']}/history")
+        assert [change["to"] for change in history] == ["running", "finished", "archived"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopping_leaves_nothing_behind(home: Path, number: signal.Signals) -> None:
+    with Up(home) as up:
+        up.wait_until_ready()
+        with api(up) as client:
+            project = create(client, "/projects", name="Kept")
+        up.process.send_signal(number)
+        assert up.process.wait(30) == 0
+        assert up.complaints.read_text() == ""
+        assert processes_of(up.data_dir) == []
+    if number is signal.SIGINT:
+        with Up(home) as again:
+            again.wait_until_ready()
+            with api(again) as client:
+                assert [kept["id"] for kept in items(client, "/projects")] == [project["id"]]
+
+
+def test_ctrl_c_while_it_starts(home: Path) -> None:
+    with Up(home) as up:
+        until((up.data_dir / "postgres.log").exists)
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(30) == 0
+        assert processes_of(up.data_dir) == []
+
+
+def test_after_sigkill_everything_is_still_there(home: Path) -> None:
+    with Up(home) as up:
+        up.wait_until_ready()
+        port = up.port
+        with api(up) as client:
+            project = create(client, "/projects", name="Kept")
+            experiment = create(client, "/experiments", project_id=project["id"], name="Kept")
+        up.kill()
+        with Up(home, "--port", str(port)) as again:
+            again.wait_until_ready()
+            assert again.port == port
+            with api(again) as client:
+                assert client.get(f"/experiments/{experiment['id']}").json()["name"] == "Kept"
+            ours = {process.pid for process in (again.process, *again.process.children(recursive=True))}
+            until(lambda: {one.pid for one in programs_of(up.data_dir)} <= ours)
+
+
+def programs_of(data_dir: Path) -> list[psutil.Process]:
+    """The processes that are not PostgreSQL's: a running server is taken over with its own."""
+    return [process for process in processes_of(data_dir) if not process.name().startswith("postgres")]
+
+
+def test_a_worker_of_the_api_that_crashes_is_started_again(home: Path) -> None:
+    with Up(home) as up:
+        up.wait_until_ready()
+        server, worker = up.api_processes()
+        worker.kill()
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{up.url}/health/ready", trust_env=False).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        until(answers)
+        assert server.is_running()
+        # When the server itself is killed, its worker goes with it, and `up` says that it is over.
+        server.kill()
+        assert up.process.wait(30) == 1
+        assert "the API has died (SIGKILL)" in up.complaints.read_text()
+        assert processes_of(up.data_dir) == []
+
+
+def test_when_postgresql_dies_it_says_so(home: Path) -> None:
+    with Up(home) as up:
+        up.wait_until_ready()
+        os.kill(int((up.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        assert up.process.wait(30) == 1
+        assert "PostgreSQL has died" in up.complaints.read_text()
+        until(lambda: processes_of(up.data_dir) == [])
+
+
+def printed_commands(said: Sequence[str]) -> list[str]:
+    return [line.strip() for line in said if re.match(r"  (export|curl) ", line)]
+
+
+def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
+    with Up(home, "--demo") as up:
+        up.wait_until_ready()
+        export, *curls = printed_commands(up.said)
+        assert 4 <= len(curls) <= 8
+        answers: list[str] = []
+        for line in curls:
+            done = subprocess.run(
+                ["sh", "-c", f"{export}; {line} --fail-with-body"], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+            answers.append(done.stdout)
+        sessions, metrics, physical, raw, preview, live = answers
+        by_ordinal = sorted(json.loads(sessions)["items"], key=lambda session: session["ordinal"])
+        assert [session["status"] for session in by_ordinal] == ["succeeded", "running"]
+        assert {item["signal"] for item in json.loads(metrics)["items"]} == {"furnace", "sample"}
+        for line, millivolts in zip(physical.splitlines()[1:], raw.splitlines()[1:], strict=True):
+            celsius = TYPE_K_INVERSE.at(float(millivolts.split(",")[1]))
+            assert float(line.split(",")[1]) == pytest.approx(celsius, abs=1e-9)
+        assert json.loads(preview)["items"][0] == pytest.approx(0.0, abs=0.05)
+        live_id = by_ordinal[1]["id"]
+        first = {series["signal"]: series["count"] for series in json.loads(live)["items"]}
+        with api(up, "demo") as client:
+            until(lambda: counts(client, live_id).get("furnace", 0) >= first.get("furnace", 0) + 2)
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(30) == 0
+        assert up.complaints.read_text() == ""
+    with Up(home, "--demo") as again:
+        again.wait_until_ready()
+        with api(again, "demo") as client:
+            (project,) = items(client, "/projects")
+            assert project["name"] == "Demo rig"
+            assert len(items(client, "/runs", project_id=project["id"])) == 1
+            before = counts(client, live_id)["furnace"]
+            until(lambda: counts(client, live_id)["furnace"] >= before + 2)
+
+
+def counts(client: httpx.Client, session_id: str) -> dict[str, int]:
+    return {series["signal"]: series["count"] for series in items(client, f"/capture-sessions/{session_id}/series")}

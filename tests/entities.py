@@ -1,0 +1,98 @@
+"""Entities to test with: plain ones of every noun, ids that ascend, and a clock that stands still until it is set."""
+
+from array import array
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from experiment_domain.captures import CaptureSession
+from experiment_domain.conversions.profiles import ConversionProfile
+from experiment_domain.conversions.rules import Linear
+from experiment_domain.experiments import Experiment
+from experiment_domain.kernel.clock import Clock
+from experiment_domain.kernel.ids import Ids, TimeOrderedIds
+from experiment_domain.projects import Project
+from experiment_domain.runs import Run
+from experiment_domain.sensors import Sensor, new_token, token_hash
+from experiment_domain.telemetry.batches import Batch, Column
+
+NOW = datetime(2026, 3, 9, 10, 14, 33, 123_457, tzinfo=UTC)
+
+fresh = TimeOrderedIds().new
+
+
+class SettableClock(Clock):
+    """Stands still until it is set."""
+
+    def __init__(self, at: datetime = NOW) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def pass_by(self, seconds: float) -> datetime:
+        self.at += timedelta(seconds=seconds)
+        return self.at
+
+
+class CountedIds(Ids):
+    """1, 2, 3 … as identifiers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def new(self) -> UUID:
+        self.count += 1
+        return UUID(int=self.count)
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def _facts(values: dict[str, Any]) -> dict[str, Any]:
+    return {"id": fresh(), "created_at": NOW, "updated_at": NOW, "created_by": "ann", **values}
+
+
+def a_project(**values: Any) -> Project:
+    values = _facts({"name": "Rig 7", **values})
+    return Project(project_id=values["id"], **values)
+
+
+def an_experiment(project: Project | None = None, **values: Any) -> Experiment:
+    project_id = fresh() if project is None else project.id
+    return Experiment(**_facts({"project_id": project_id, "name": "Creep of 316L", **values}))
+
+
+def a_run(experiment: Experiment | None = None, **values: Any) -> Run:
+    experiment = experiment or an_experiment()
+    return Run(
+        **_facts({"project_id": experiment.project_id, "experiment_id": experiment.id, "name": "Run A", **values})
+    )
+
+
+def a_session(run: Run | None = None, **values: Any) -> CaptureSession:
+    run = run or a_run()
+    return CaptureSession(**_facts({"project_id": run.project_id, "run_id": run.id, "ordinal": 1, **values}))
+
+
+def a_sensor(project: Project | None = None, **values: Any) -> Sensor:
+    project_id = fresh() if project is None else project.id
+    plain = {"name": "TC-1", "sensor_type": "thermocouple", "input_unit": "mV", "display_unit": "°C"}
+    token = token_hash(new_token())
+    return Sensor(**_facts({"project_id": project_id, "token_hash": token, **plain, **values}))
+
+
+def a_profile(sensor: Sensor | None = None, **values: Any) -> ConversionProfile:
+    sensor = sensor or a_sensor()
+    plain = {"profile_version": 1, "rule": Linear(2.0, 1.0), "input_unit": "mV", "output_unit": "°C"}
+    return ConversionProfile(**_facts({"project_id": sensor.project_id, "sensor_id": sensor.id, **plain, **values}))
+
+
+def a_column(stamps: Sequence[int], values: Sequence[float], signal: str = "value") -> Column:
+    return Column(signal, array("q", stamps), array("d", values))
+
+
+def a_batch(*columns: Column, session: UUID | None = None, batch_id: str | None = None) -> Batch:
+    return Batch(columns=columns, capture_session_id=session, batch_id=batch_id)

@@ -1,0 +1,143 @@
+"""Every operation × everybody who may call: as in the table of roles, and nobody learns what is not theirs."""
+
+from typing import Any
+
+import pytest
+from http_api import API, Client, World, documented, new_world, token_of
+from litestar import Litestar
+
+VIEWERS, EDITORS, OWNERS, SENSORS = {"viewer", "editor", "owner"}, {"editor", "owner"}, {"owner"}, {"sensor"}
+TABLE = {
+    "read": VIEWERS,
+    "edit": EDITORS,
+    "administer": OWNERS,
+    "own": OWNERS,
+    "ingest": SENSORS,
+    "sign_in": {*VIEWERS, "outsider", "revoked"},
+}
+OPEN = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json"}
+GUARDED = [(method, path, operation) for method, path, operation in documented() if path.startswith(API)]
+ROLES = ("anonymous", "rotated", "outsider", "revoked", "sensor", "viewer", "editor", "owner")
+
+
+def row(method: str, path: str) -> str:
+    """The row of the domain's table of roles that an operation belongs to."""
+    path = path.removeprefix(API)
+    last = path.rsplit("/", maxsplit=1)[-1]
+    if (method, path) == ("POST", "/projects"):
+        return "sign_in"
+    if method == "POST" and last in ("telemetry", "heartbeat"):
+        return "ingest"
+    if method == "GET" or last == "preview":
+        return "read"
+    if last in ("publish", "rotate-token") or (last == "retire" and "conversion-profiles" in path):
+        return "administer"
+    if last in ("archive", "restore", "retire"):
+        return "own"
+    if "/members/" in path or path == "/projects/{project_id}" or "/projects/" in path.removeprefix("/projects"):
+        return "own"
+    if method == "DELETE" and path != "/runs/{run_id}/sensors/{sensor_id}":
+        return "own"
+    return "edit"
+
+
+def test_only_the_listed_paths_are_open() -> None:
+    assert {path for _, path, _ in documented() if not path.startswith(API)} == OPEN
+    for _, path, operation in documented():
+        assert (operation.get("security") == []) is (path in OPEN)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "operation"), GUARDED, ids=[operation["operationId"] for _, _, operation in GUARDED]
+)
+async def test_matrix(app: Litestar, runner: object, method: str, path: str, operation: Any) -> None:
+    assert operation["x-permission"] == row(method, path)
+    world = await new_world(app)
+    callers = await _callers(world)
+    allowed = TABLE[row(method, path)]
+    more: dict[str, Any] = {}
+    if "requestBody" in operation:
+        more["json"] = world.example(operation)
+    # The lowest come first: what one of the higher ones removes would be gone for the others.
+    for role in ROLES:
+        answer = await callers[role].send(method, world.path(path), **more)
+        status = answer.status_code
+        if role in ("anonymous", "rotated"):
+            assert status == 401, (role, answer.text)
+        elif role in allowed:
+            assert status not in (401, 403, 404), (role, answer.text)
+        elif row(method, path) == "ingest":
+            assert status == 403, (role, answer.text)
+        elif role == "sensor":
+            assert status in (403, 404), answer.text
+        elif role in ("outsider", "revoked"):
+            _learns_nothing(method, path, answer)
+        else:
+            assert status == 403, (role, answer.text)
+
+
+def _learns_nothing(method: str, path: str, answer: Any) -> None:
+    if method == "GET" and "{" not in path:
+        assert answer.json()["items"] == []
+    else:
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["code"] == "not_found"
+
+
+async def _callers(world: World) -> dict[str, Client]:
+    """Everybody: `revoked` was an editor, and `rotated` is a token that the sensor no longer has."""
+    former = f"former-{world.names['owner']}"
+    await world.owner.done("PUT", f"/projects/{world.project_id}/members/{former}", {"role": "editor"})
+    await world.owner.done("DELETE", f"/projects/{world.project_id}/members/{former}")
+    rotated = await world.owner.done("POST", f"/sensors/{world.sensor_id}/rotate-token")
+    return {
+        "anonymous": world.anonymous,
+        "rotated": world.sensor,
+        "outsider": world.outsider,
+        "revoked": Client(world.app, token_of(former)),
+        "sensor": Client(world.app, rotated["token"]),
+        "viewer": world.viewer,
+        "editor": world.editor,
+        "owner": world.owner,
+    }
+
+
+@pytest.mark.parametrize(("claim", "status"), [("viewer", 403), ("editor", 200), ("owner", 200)])
+async def test_a_role_is_the_higher_of_claim_and_membership(
+    world: World, runner: object, claim: str, status: int
+) -> None:
+    viewer = world.names["viewer"]
+    client = Client(world.app, token_of(viewer, projects={world.project_id: claim}))
+    answer = await client.patch(f"/runs/{world.run_id}", {"notes": "from a claim"})
+    assert answer.status_code == status
+    assert (await client.get(f"/runs/{world.run_id}")).status_code == 200
+
+
+async def test_unknown_sensors_cannot_tell_what_exists(world: World, runner: object) -> None:
+    stranger = Client(world.app, "xps_" + "a" * 43)
+    for path in (f"/runs/{world.run_id}", f"/runs/{world.session_id}", "/runs", f"/sensors/{world.sensor_id}"):
+        await stranger.refused("GET", path, 401, "unauthenticated")
+
+
+async def test_a_shared_sensor_is_seen_but_not_changed(world: World, app: Litestar, runner: object) -> None:
+    other = await new_world(app)
+    await world.outsider.refused("GET", f"/sensors/{other.sensor_id}", 404, "not_found")
+    # Its owner must be able to edit the project it is shared with.
+    path = f"/sensors/{other.sensor_id}/projects/{world.project_id}"
+    await other.owner.refused("PUT", path, 404, "not_found")
+    await world.owner.done("PUT", f"/projects/{world.project_id}/members/{other.names['owner']}", {"role": "viewer"})
+    await other.owner.refused("PUT", path, 403, "forbidden")
+    await world.owner.done("PUT", f"/projects/{world.project_id}/members/{other.names['owner']}", {"role": "editor"})
+    await other.owner.done("PUT", path)
+    shown = await world.viewer.done("GET", f"/sensors/{other.sensor_id}")
+    assert shown["project_id"] == other.project_id
+    await world.owner.refused("PATCH", f"/sensors/{other.sensor_id}", 404, "not_found", {"name": "mine"})
+    run = await world.editor.done("POST", f"/experiments/{world.experiment_id}/runs", {"name": "with both"})
+    await world.editor.done("PUT", f"/runs/{run['id']}/sensors/{other.sensor_id}")
+    listed = await other.owner.done("GET", f"/sensors/{other.sensor_id}/projects")
+    assert [item["project_id"] for item in listed["items"]] == [other.project_id, world.project_id]
+    await other.owner.done("DELETE", path)
+    await world.viewer.refused("GET", f"/sensors/{other.sensor_id}", 404, "not_found")
+    await other.owner.refused(
+        "DELETE", f"/sensors/{other.sensor_id}/projects/{other.project_id}", 409, "owning_project"
+    )

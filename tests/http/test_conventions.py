@@ -1,0 +1,286 @@
+"""Conventions that hold on every path: request ids, problems, tokens, media types, health, metrics, logs."""
+
+import json
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog
+from http_api import API, Client, World, app_over, documented, refusal, token_of
+from litestar import Litestar
+
+from experiment_adapters.memory import MemoryUnitsOfWork
+from experiment_domain.kernel.access import System
+from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+
+CANARY = "canary-5f1e"
+QUERIES = [(path, operation) for method, path, operation in documented() if method == "GET" and path.startswith(API)]
+
+
+class Broken(UnitsOfWork):
+    """Units of work that fail."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @asynccontextmanager
+    async def begin(self, principal: Any, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
+        raise self._error
+        yield
+
+
+@pytest.mark.parametrize("sent", ["abc", "A-b_c.9", "x" * 128])
+async def test_a_sane_request_id_is_kept(app: Litestar, runner: object, sent: str) -> None:
+    answer = await Client(app, token_of("ada")).get("/projects", headers={"X-Request-Id": sent})
+    assert answer.headers["x-request-id"] == sent
+
+
+@pytest.mark.parametrize("sent", ["", "x" * 129, "a b", "ä".encode(), "a,b", "{}"])
+async def test_any_other_request_id_is_replaced(app: Litestar, runner: object, sent: str | bytes) -> None:
+    answer = await Client(app, token_of("ada")).get("/projects", headers={b"X-Request-Id": sent})
+    assert UUID(answer.headers["x-request-id"]).version == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/projects", 401),
+        ("GET", "/nothing", 404),
+        ("GET", "//", 404),
+        ("GET", "//favicon.ico", 404),
+        ("GET", "/runs/no-uuid", 404),
+        ("PUT", "/runs", 405),
+        ("TRACE", "/runs", 405),
+        ("POST", "//health/live", 405),
+        ("OPTIONS", "/runs", 204),
+        ("GET", "//health/live", 200),
+    ],
+)
+async def test_every_answer_has_a_request_id(
+    app: Litestar, runner: object, method: str, path: str, status: int
+) -> None:
+    answer = await Client(app, None, checked=False).send(method, path, headers={"X-Request-Id": "mine"})
+    assert answer.status_code == status
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if status >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == status
+    if status == 405:
+        assert "GET" in answer.headers["allow"]
+
+
+async def test_a_problem_document_is_whole(world: World, runner: object) -> None:
+    problem = await world.editor.refused("POST", f"/runs/{world.run_id}/start", 422, "invalid", {"reasons": "x"})
+    assert problem["title"] == "Invalid"
+    assert problem["instance"] == f"{API}/runs/{world.run_id}/start"
+    assert problem["errors"] == [{"path": "reasons", "message": "is unknown"}]
+    problem = await world.editor.refused("POST", f"/runs/{world.run_id}/finish", 409, "active_capture_sessions")
+    assert problem["active_capture_sessions"] == [world.session_id]
+    problem = await world.editor.refused("POST", f"/sensors/{world.sensor_id}/deactivate", 409, "invalid_transition")
+    assert problem["current"] == "registered"
+    assert problem["allowed"] == ["active", "retired"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", "bearer\ta", "Bearer a, Bearer b", "Token a", "Bearer ä"],
+)
+async def test_a_bad_authorization_header_is_nobody(app: Litestar, runner: object, header: str) -> None:
+    answer = await Client(app, None).get("/projects", headers={b"Authorization": header.encode()})
+    refusal(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="experiment-service", error="invalid_token"'
+
+
+async def test_tokens_are_checked(app: Litestar, runner: object) -> None:
+    answer = await Client(app, None).get("/projects")
+    refusal(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="experiment-service"'
+    for token in (token_of("ada", exp=1), token_of("ada", aud="other"), token_of("ada")[:-2] + "AA", "x.y.z", CANARY):
+        answer = await Client(app, token).get("/projects")
+        refusal(answer, 401, "unauthenticated")
+        assert token not in answer.text
+    token = token_of("ada")
+    answer = await Client(app, None).get("/projects", headers={"Authorization": f"bEaReR {token}"})
+    assert answer.status_code == 200
+    assert "authorization" not in {name.lower() for name in answer.headers}
+
+
+async def test_the_body_is_not_read_for_nobody(app: Litestar, runner: object) -> None:
+    answer = await Client(app, None).send("POST", "/projects", content=b"{" * 1000)
+    refusal(answer, 401, "unauthenticated")
+
+
+async def test_a_fault_tells_nothing(runner: object) -> None:
+    client = Client(app_over(Broken(RuntimeError(CANARY))), token_of("ada"), checked=False)
+    with structlog.testing.capture_logs() as logs:
+        answer = await client.get("/projects", headers={"X-Request-Id": "mine"})
+    problem = refusal(answer, 500, "internal_error")
+    assert CANARY not in json.dumps(problem)
+    assert "Traceback" not in answer.text
+    assert answer.headers["x-request-id"] == "mine"
+    assert any(entry["event"] == "unhandled_exception" and CANARY in repr(entry["exc_info"]) for entry in logs)
+
+
+async def test_an_absent_database_is_told_as_such(runner: object) -> None:
+    client = Client(app_over(Broken(Unavailable())), token_of("ada"))
+    for method, path in (("GET", "/projects"), ("POST", "/projects")):
+        answer = await client.send(method, path, **({"json": {"name": "P"}} if method == "POST" else {}))
+        refusal(answer, 503, "unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(("path", "operation"), QUERIES, ids=[operation["operationId"] for _, operation in QUERIES])
+async def test_unknown_query_parameters_are_refused(
+    world: World, runner: object, path: str, operation: Any
+) -> None:
+    problem = await world.owner.refused("GET", world.path(path) + "?colour=red", 422, "invalid")
+    assert problem["errors"] == [{"path": "colour", "message": "is unknown"}]
+    await world.owner.refused("GET", world.path(path) + "?limit=1&limit=2&nope=%00", 422, "invalid")
+    await world.owner.refused("GET", world.path(path) + "?limit=%ff", 400, "malformed_query")
+    await world.owner.refused("GET", world.path(path) + "?" + "a=1&" * 300 + "a=1", 400, "malformed_query")
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("*/*", 200),
+        ("application/*", 200),
+        ("application/json", 200),
+        ("text/html, application/json;q=0.1", 200),
+        ("text/html", 406),
+        ("application/json;q=0", 406),
+        ("application/json;q=0, */*", 406),
+        ("application/json;q=zero", 406),
+    ],
+)
+async def test_what_the_caller_accepts(world: World, runner: object, accept: str, status: int) -> None:
+    answer = await world.viewer.get(f"/runs/{world.run_id}", headers={"Accept": accept})
+    assert answer.status_code == status
+    # Nothing is done for somebody who could not be told.
+    answer = await world.editor.post(f"/runs/{world.run_id}/fail", headers={"Accept": accept})
+    assert answer.status_code in (406, 409)
+
+
+async def test_head_is_get_without_content(world: World, runner: object) -> None:
+    shown = await world.viewer.get(f"/runs/{world.run_id}")
+    head = await world.viewer.send("HEAD", f"/runs/{world.run_id}")
+    assert head.status_code == 200
+    assert head.content == b""
+    assert head.headers["etag"] == shown.headers["etag"]
+    assert head.headers["content-length"] == str(len(shown.content))
+    assert (await world.outsider.send("HEAD", f"/runs/{world.run_id}")).status_code == 404
+
+
+async def test_times_are_utc_with_microseconds(world: World, runner: object) -> None:
+    shown = await world.viewer.done("GET", f"/runs/{world.run_id}")
+    for name in ("created_at", "updated_at", "started_at"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", shown[name])
+    assert UUID(shown["id"]).version == 7
+
+
+async def test_health(runner: object) -> None:
+    async def well() -> None:
+        """Answer."""
+
+    async def ill() -> None:
+        raise OSError(CANARY)
+
+    client = Client(app_over(MemoryUnitsOfWork(), {"database": well}), None)
+    assert (await client.get("//health/live")).json() == {"status": "ok"}
+    ready = (await client.get("//health/ready")).json()
+    assert ready["status"] == "ok"
+    assert ready["dependencies"]["database"]["status"] == "ok"
+    assert ready["dependencies"]["database"]["latency"] >= 0
+    client = Client(app_over(MemoryUnitsOfWork(), {"database": well, "queue": ill}), None)
+    answer = await client.get("//health/ready")
+    assert answer.status_code == 503
+    assert {name: found["status"] for name, found in answer.json()["dependencies"].items()} == {
+        "database": "ok",
+        "queue": "failed",
+    }
+    assert CANARY not in answer.text
+    assert (await client.get("//health/live")).status_code == 200
+
+
+async def test_a_dependency_that_hangs_is_not_waited_for(runner: object) -> None:
+    async def hang() -> None:
+        import asyncio
+
+        await asyncio.sleep(60)
+
+    client = Client(app_over(MemoryUnitsOfWork(), {"database": hang}, readiness_timeout=0.05), None)
+    answer = await client.get("//health/ready")
+    assert answer.status_code == 503
+    assert 0.05 <= answer.json()["dependencies"]["database"]["latency"] < 5
+
+
+async def test_metrics_count_by_template(world: World, runner: object) -> None:
+    await world.viewer.get(f"/runs/{world.run_id}")
+    await world.viewer.get("/no/such/thing/" + CANARY)
+    await Client(world.app, None, checked=False).send("BREW", "/runs")
+    text = (await world.anonymous.get("//metrics")).text
+    assert 'experiment_http_requests_total{method="GET",route="/api/v1/runs/{run_id}",status="200"}' in text
+    assert 'experiment_http_request_duration_seconds_bucket{le="0.1",method="GET",route="/api/v1/runs/{run_id}"}' in text
+    assert 'route="unmatched",status="404"' in text
+    assert 'method="OTHER"' in text
+    for secret in (world.run_id, world.sensor.token or "", CANARY, "BREW"):
+        assert secret not in text
+
+
+async def test_logs_name_requests_and_hold_no_secrets(world: World, runner: object) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await world.viewer.get(f"/runs/{world.run_id}?limit={CANARY}", headers={"X-Request-Id": "mine"})
+        rotated = await world.owner.done("POST", f"/sensors/{world.sensor_id}/rotate-token")
+        body = {"name": CANARY, "metadata": {"password": CANARY}}
+        await world.editor.done("PATCH", f"/experiments/{world.experiment_id}", body)
+        await Client(world.app, CANARY).get("/projects")
+    first = logs[0]
+    assert first["event"] == "request"
+    assert first["method"] == "GET"
+    assert first["path"] == f"{API}/runs/{world.run_id}"
+    assert first["status"] == 422
+    assert first["request_id"] == "mine"
+    assert first["seconds"] > 0
+    text = repr(logs)
+    for secret in (rotated["token"], CANARY, world.viewer.token or "", world.owner.token or ""):
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "expected"),
+    [
+        ((), "6.6.6.6", "127.0.0.1"),
+        (("10.0.0.0/8",), "6.6.6.6", "127.0.0.1"),
+        (("127.0.0.0/8",), "6.6.6.6", "6.6.6.6"),
+        (("127.0.0.0/8",), "1.1.1.1, 6.6.6.6", "6.6.6.6"),
+        (("127.0.0.0/8", "6.6.6.6/32"), "1.1.1.1, 6.6.6.6", "1.1.1.1"),
+        (("127.0.0.0/8",), "1.1.1.1, nonsense", "127.0.0.1"),
+        (("127.0.0.0/8",), "::ffff:6.6.6.6", "6.6.6.6"),
+        (("127.0.0.0/8",), "", "127.0.0.1"),
+    ],
+)
+async def test_the_address_in_the_audit_log(
+    runner: object, trusted: tuple[str, ...], forwarded: str, expected: str
+) -> None:
+    from ipaddress import ip_network
+
+    units = MemoryUnitsOfWork()
+    client = Client(app_over(units, trusted_proxies=tuple(map(ip_network, trusted))), token_of("ada"))
+    headers = {"X-Forwarded-For": forwarded, "X-Request-Id": "mine"}
+    project = await client.done("POST", "/projects", {"name": "P"}, headers=headers)
+    async with units.begin(System(), read_only=True) as uow:
+        (record,) = await uow.audit.of(UUID(project["id"]))
+    assert (record.actor, record.address, record.request_id) == ("ada", expected, "mine")
+
+
+@pytest.mark.parametrize("user_id", ["%00", "a%00b", "%0a", "%ff", "%ED%A0%80", "x" * 300])
+async def test_odd_names_in_paths_find_nothing(world: World, runner: object, user_id: str) -> None:
+    client = Client(world.app, world.owner.token, checked=False)
+    path = f"/projects/{world.project_id}/members/{user_id}"
+    assert (await client.delete(path)).status_code == 404
+    assert (await client.put(path, {"role": "viewer"})).status_code in (404, 422)

@@ -1,0 +1,264 @@
+"""The API under test, over any adapter, and callers of it: whatever it answers is held against its own document."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import jsonschema_rs
+import jwt
+from attrs import frozen
+from litestar import Litestar
+
+from experiment_adapters.auth.jwt import JwtSettings, JwtVerifier
+from experiment_adapters.auth.keys import VerificationKey
+from experiment_adapters.auth.tokens import BearerTokens
+from experiment_domain import Services
+from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_http import schema
+from experiment_http.app import create_app
+from experiment_http.settings import HttpSettings
+from experiment_http.v1 import operations
+
+SECRET = b"a secret of the tests, of thirty-two bytes or more"
+ISSUER, AUDIENCE = "https://id.example", "experiment-service"
+API = "/api/v1"
+Check = Callable[[], Awaitable[None]]
+
+
+def token_of(user: str, **claims: Any) -> str:
+    """A user's token as the identity provider would sign it."""
+    standard = {"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": time.time() + 3600}
+    return jwt.encode({**standard, **claims}, SECRET, algorithm="HS256")
+
+
+def app_over(
+    units_of_work: UnitsOfWork,
+    readiness: Mapping[str, Check] | None = None,
+    *,
+    services: Services | None = None,
+    **settings: Any,
+) -> Litestar:
+    """The real application over units of work."""
+    keys = (VerificationKey(algorithm="HS256", key=SECRET),)
+    verifier = JwtVerifier(JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=keys))
+    return create_app(
+        services or Services(units_of_work=units_of_work),
+        BearerTokens(verifier),
+        HttpSettings(secret_key=SECRET, **settings),
+        readiness or {},
+    )
+
+
+@cache
+def document() -> Any:
+    """The OpenAPI document, as it is sent."""
+    import msgspec
+
+    return msgspec.json.decode(msgspec.json.encode(schema.openapi(operations())))
+
+
+@cache
+def documented() -> list[tuple[str, str, Any]]:
+    """Method, path and description of every operation in the document."""
+    return [
+        (method.upper(), path, operation)
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str], Any]]:
+    return [
+        (method, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", path)), operation)
+        for method, path, operation in documented()
+    ]
+
+
+@cache
+def _validator(operation_id: str, status: str, media_type: str) -> Any:
+    operation = next(found for _, _, found in documented() if found["operationId"] == operation_id)
+    wanted = operation["responses"][status]["content"][media_type]["schema"]
+    return jsonschema_rs.Draft202012Validator(
+        {**wanted, "components": document()["components"]}, validate_formats=True
+    )
+
+
+def conforms(answer: httpx.Response) -> None:
+    """Fail unless the document says that this can be answered."""
+    method, path = answer.request.method, answer.request.url.path
+    for known, pattern, operation in _patterns():
+        if known == ("GET" if method == "HEAD" else method) and pattern.fullmatch(path):
+            break
+    else:
+        assert answer.status_code in (400, 404, 405), f"{method} {path} is not documented"
+        return
+    where = f"{operation['operationId']} {answer.status_code} {answer.text[:500]}"
+    described = operation["responses"].get(str(answer.status_code))
+    assert described is not None, f"undocumented: {where}"
+    if not answer.content:
+        return
+    media_type = answer.headers["content-type"].partition(";")[0]
+    assert media_type in described["content"], f"undocumented media type {media_type}: {where}"
+    if media_type.endswith("json"):
+        _validator(operation["operationId"], str(answer.status_code), media_type).validate(answer.json())
+
+
+class Client:
+    """Somebody who calls the API."""
+
+    def __init__(self, app: Litestar, token: str | None, *, checked: bool = True) -> None:
+        self.app = app
+        self.token = token
+        hooks = {"response": [_checked]} if checked else {}
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://api.example", headers=headers, event_hooks=hooks
+        )
+
+    async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Any request; `path` as it stands under the API, or with `//` before it, from the root."""
+        url = path[1:] if path.startswith("//") else API + path
+        return await self._http.request(method, url, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        """GET."""
+        return await self.send("GET", path, **more)
+
+    async def post(self, path: str, json: Any = None, **more: Any) -> httpx.Response:
+        """POST."""
+        return await self.send("POST", path, **({} if json is None else {"json": json}), **more)
+
+    async def put(self, path: str, json: Any = None, **more: Any) -> httpx.Response:
+        """PUT."""
+        return await self.send("PUT", path, **({} if json is None else {"json": json}), **more)
+
+    async def patch(self, path: str, json: Any, **more: Any) -> httpx.Response:
+        """PATCH."""
+        return await self.send("PATCH", path, json=json, **more)
+
+    async def delete(self, path: str, **more: Any) -> httpx.Response:
+        """DELETE."""
+        return await self.send("DELETE", path, **more)
+
+    async def done(self, method: str, path: str, json: Any = None, status: int | None = None, **more: Any) -> Any:
+        """What is answered to a request that must succeed."""
+        answer = await self.send(method, path, **({} if json is None else {"json": json}), **more)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        assert status in (None, answer.status_code)
+        return answer.json() if answer.content else None
+
+    async def refused(self, method: str, path: str, status: int, code: str, json: Any = None, **more: Any) -> Any:
+        """The problem that is answered to a request that must be refused."""
+        answer = await self.send(method, path, **({} if json is None else {"json": json}), **more)
+        return refusal(answer, status, code)
+
+
+async def _checked(answer: httpx.Response) -> None:
+    await answer.aread()
+    assert "x-request-id" in answer.headers
+    conforms(answer)
+
+
+def refusal(answer: httpx.Response, status: int, code: str) -> Any:
+    """The problem document of an answer, which must be this refusal."""
+    assert answer.status_code == status, f"{answer.status_code} {answer.text}"
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:experiment-service:problem:{code}"
+    return problem
+
+
+@frozen(kw_only=True)
+class World:
+    """A project with members, and in it one of each thing, ready to record."""
+
+    app: Litestar
+    owner: Client
+    editor: Client
+    viewer: Client
+    outsider: Client
+    anonymous: Client
+    sensor: Client
+    project_id: str
+    experiment_id: str
+    run_id: str
+    sensor_id: str
+    profile_id: str
+    session_id: str
+    names: Mapping[str, str]
+
+    def path(self, template: str) -> str:
+        """A path of the document with the ids of this world."""
+        places = {
+            "project_id": self.project_id,
+            "experiment_id": self.experiment_id,
+            "run_id": self.run_id,
+            "sensor_id": self.sensor_id,
+            "profile_id": self.profile_id,
+            "session_id": self.session_id,
+            "user_id": self.names["viewer"],
+        }
+        return re.sub(r"\{([^}]+)\}", lambda found: places[found[1]], template.removeprefix(API))
+
+    def example(self, operation: Any) -> Any:
+        """The document's example of a body, for this world."""
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        ours = {"project_id": self.project_id, "capture_session_id": self.session_id}
+        return {name: ours.get(name, value) for name, value in example.items()}
+
+
+async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | None = None) -> World:
+    """A world of its own; with `start`, everything in it is running."""
+    unique = uuid4().hex[:8]
+    names = {role: f"{role}-{unique}" for role in ("owner", "editor", "viewer", "outsider")}
+    clients = {role: Client(app, token_of(name)) for role, name in names.items()}
+    owner, editor = clients["owner"], clients["editor"]
+    project = await owner.done("POST", "/projects", {"name": f"Project {unique}"}, 201)
+    for role in ("editor", "viewer"):
+        await owner.done("PUT", f"/projects/{project['id']}/members/{names[role]}", {"role": role})
+    experiment = await editor.done("POST", "/experiments", {"project_id": project["id"], "name": "Experiment"}, 201)
+    run = await editor.done("POST", f"/experiments/{experiment['id']}/runs", {"name": "Run"}, 201)
+    sensor = await editor.done(
+        "POST",
+        "/sensors",
+        {
+            "project_id": project["id"],
+            "name": "Sensor",
+            "sensor_type": "thermocouple",
+            "input_unit": "mV",
+            "display_unit": "°C",
+            "signals": signals or [],
+        },
+        201,
+    )
+    profile = await editor.done(
+        "POST",
+        f"/sensors/{sensor['id']}/conversion-profiles",
+        {"kind": "linear", "parameters": {"a": 2.0, "b": 1.0}, "valid_range": {"min": -100.0, "max": None}},
+        201,
+    )
+    await owner.done("POST", f"/conversion-profiles/{profile['id']}/publish")
+    await editor.done("PUT", f"/runs/{run['id']}/sensors/{sensor['id']}")
+    if start:
+        await editor.done("POST", f"/runs/{run['id']}/start")
+    session = await editor.done("POST", f"/runs/{run['id']}/capture-sessions", {"start": start}, 201)
+    return World(
+        app=app,
+        **clients,
+        anonymous=Client(app, None),
+        sensor=Client(app, sensor["token"]),
+        project_id=project["id"],
+        experiment_id=experiment["id"],
+        run_id=run["id"],
+        sensor_id=sensor["id"],
+        profile_id=profile["id"],
+        session_id=session["id"],
+        names=names,
+    )

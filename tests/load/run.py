@@ -1,0 +1,105 @@
+"""Load on a fresh `experiment-service up`: python tests/load/run.py [--only mixed,closed] [--seconds 30]."""
+
+import argparse
+import asyncio
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fix_up import Up, command
+from load import scenarios
+from load.http_client import Api, Pool
+from load.measures import Row, machine, table
+
+USER = "load"
+SCENARIOS = ("mixed", "closed", "lists", "ingest")
+MIXED_RUNS = 20_000  # two experiments: one to list, one to create in
+CLOSED_SECONDS = 8.0
+LIST_SECONDS = 15.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help="which scenarios, separated by commas")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long each load lasts")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests per second of the mixed load")
+    parser.add_argument("--runs", type=int, default=100_000, help="how many runs the lists are taken of")
+    options = parser.parse_args(arguments)
+    chosen = options.only.split(",")
+    if unknown := set(chosen) - set(SCENARIOS):
+        parser.error(f"unknown scenarios: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if not 0 < options.seconds <= 600 or not 0 < options.rate <= 5_000 or not 0 < options.runs <= 1_000_000:
+        parser.error("at most 600 seconds, 5,000 requests per second and 1,000,000 runs")
+    with tempfile.TemporaryDirectory(prefix="experiment-load-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        home.chmod(0o711)  # PostgreSQL does not run as root, and has to pass
+        rows, notes = _measure(home, chosen, options)
+    print(machine())
+    print(*notes, sep="\n")
+    print()
+    print(table(rows))
+    return 1 if any(row[-1] != "0" for row in rows) else 0
+
+
+def _measure(home: Path, chosen: Sequence[str], options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    notes: list[str] = []
+    rows: list[Row] = []
+    with Up(home) as up:
+        up.wait_until_ready()
+        token = up.token(USER)
+        for name in chosen:
+            project_id = ""
+            if name in ("mixed", "closed", "lists"):
+                runs = options.runs if name == "lists" else MIXED_RUNS
+                project_id, note = _seed(up, runs)
+                notes.append(f"{name}: seeded {note}")
+            print(f"{name} …", file=sys.stderr, flush=True)
+            rows += asyncio.run(_run(up, token, name, project_id, options))
+        notes.append(_memory(up))
+    return rows, notes
+
+
+async def _run(up: Up, token: str, name: str, project_id: str, options: argparse.Namespace) -> list[Row]:
+    pool = Pool("127.0.0.1", up.port, scenarios.CONNECTIONS)
+    api = Api(pool, token)
+    try:
+        if name == "ingest":
+            return await scenarios.ingest(pool, api, seconds=options.seconds)
+        if name == "lists":
+            return await scenarios.lists(pool, api, project_id, seconds=min(options.seconds, LIST_SECONDS))
+        stock = await scenarios.stock_of(api, project_id)
+        if name == "closed":
+            return await scenarios.closed(pool, api, stock, seconds=min(options.seconds, CLOSED_SECONDS))
+        return await scenarios.mixed(pool, api, stock, rate=options.rate, seconds=options.seconds)
+    finally:
+        pool.close()
+
+
+def _seed(up: Up, runs: int) -> tuple[str, str]:
+    arguments = ("seed", "--runs", str(runs), "--user", USER, "--data-dir", str(up.data_dir))
+    made = command(*arguments, home=up.home, timeout=300)
+    found = re.search(r"project ([0-9a-f-]{36}): (.*)", made.stdout)
+    if made.returncode or not found:
+        raise SystemExit(f"seed failed: {made.stderr}")
+    return found[1], found[2]
+
+
+def _memory(up: Up) -> str:
+    """The peak of each process of the API, as Linux has counted it."""
+    peaks: list[str] = []
+    for process, role in zip(up.api_processes(), ("server", *["worker"] * 64), strict=False):
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            continue
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            peaks.append(f"{role} {int(found[1]) / 1_024:.0f} MiB")
+    return f"peak memory of the API: {', '.join(peaks) or 'unknown'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
