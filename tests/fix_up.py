@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
+import pytest
+
+from experiment_http.cli import main
 
 COMMAND = (sys.executable, "-W", "error", "-m", "experiment_http.cli")
 READY = "Ctrl-C stops it"
@@ -39,17 +42,31 @@ def command(
     )
 
 
+def command_here(
+    *arguments: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> "subprocess.CompletedProcess[str]":
+    """The same as `command` in this process, for what starts none: it is much quicker."""
+    monkeypatch.chdir(home)
+    for name in [name for name in os.environ if name.startswith("EXPERIMENT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("COLUMNS", "80")
+    code = main(list(arguments))
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+
 class Up:
     """One `up`, started in a folder of its own."""
 
-    def __init__(self, home: Path, *arguments: str, more: Mapping[str, str] | None = None) -> None:
+    def __init__(self, home: Path, *arguments: str, port: int = 0, more: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.data_dir = home / "data"
         self.said: list[str] = []
         self.complaints = home / "stderr.txt"
         with self.complaints.open("ab") as complaints:
             self.process = psutil.Popen(
-                [*COMMAND, "up", "--data-dir", str(self.data_dir), "--port", "0", *arguments],
+                [*COMMAND, "up", "--data-dir", str(self.data_dir), "--port", str(port), *arguments],
                 cwd=home,
                 env=environment(home, more),
                 stdin=subprocess.DEVNULL,
@@ -105,6 +122,11 @@ class Up:
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
+    def complaint(self) -> str:
+        """What it wrote to standard error, without what its programs log in passing."""
+        lines = self.complaints.read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if "[info " not in line)
+
     def api_processes(self) -> list[psutil.Process]:
         """The server process of the API, and its workers."""
         found: list[psutil.Process] = []
@@ -121,23 +143,19 @@ class Up:
 
 
 def processes_of(data_dir: Path) -> list[psutil.Process]:
-    """Everything that runs with files of the data directory or for it: programs and database."""
-    return [process for process in psutil.process_iter() if _belongs(process, str(data_dir))]
+    """Every `up` on the data directory, its children, and the processes of PostgreSQL."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(str(data_dir) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
+    return list(found.values())
 
 
-def _belongs(process: psutil.Process, data_dir: str) -> bool:
-    try:
-        words: Sequence[str] = process.cmdline()
-        if any(data_dir in word for word in words):
-            return True
-        if not any("experiment_" in word for word in words):
-            return False
-        settings: Mapping[str, Any] = process.environ()
-        return any(data_dir in str(value) for name, value in settings.items() if name.startswith("EXPERIMENT_"))
-    except psutil.Error:
-        return False
-
-
-def lines(text: str) -> Iterator[str]:
-    """The lines that say something."""
-    return (line for line in text.splitlines() if line.strip())
+def are_gone(processes: Sequence[psutil.Process]) -> bool:
+    """Whether none of them runs any more."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True

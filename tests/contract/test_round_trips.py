@@ -88,6 +88,6 @@ async def test_a_batch_is_two_round_trips(runner, services: Services, monkeypatc
         batch = a_batch(a_column(range(start, start + 10), [1.5] * 10), session=session.id)
         return await trips_of(monkeypatch, services, token, lambda work: work.telemetry.ingest(batch))
 
-    assert await trips(START) == 3  # the first reading makes the sensor active, which asks who it is
+    assert await trips(START) == 4  # the first reading makes the sensor active, which holds it and asks who it is
     assert await trips(START + 10) == 2
     assert await trips(START + 10) == 2  # a repeated one: what was answered, and the end of the transaction

@@ -326,7 +326,7 @@ async def test_series_come_by_sensor_and_signal(rig: Rig):
 
 async def test_windows_are_half_open(rig: Rig):
     await rig.deliver(a_column([T0, T0 + 10, T0 + 20, T0 + 30], [0.0, 1.0, 2.0, 3.0]))
-    expected: list[tuple[dict[str, int], list[float]]] = [
+    expected: list[tuple[dict[str, Any], list[float]]] = [
         ({}, [0, 1, 2, 3]),
         ({"start": T0 + 10}, [1, 2, 3]),
         ({"start": T0 + 11}, [2, 3]),
@@ -724,7 +724,7 @@ async def test_a_large_batch(rig: Rig):
 
 STAMPS = st.integers(0, 12).map(lambda offset: T0 + offset * SECOND)
 COLUMNS = st.builds(
-    lambda readings, signal: _column(readings, signal),
+    _column,
     st.lists(st.tuples(STAMPS, st.integers(-20, 120).map(float) | finite_floats()), min_size=1, max_size=8),
     st.sampled_from(["value", "other"]),
 )

@@ -8,19 +8,23 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
 
 from fix_postgres import open_directory
-from fix_up import COMMAND, Up, command, environment
+from fix_up import COMMAND, Up, command_here, environment
 
 pytestmark = pytest.mark.e2e
 
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
 RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "skab"
 VALVE = RECORDINGS / "valve1-0.csv"
 LONGEST = RECORDINGS / "anomaly-free-anomaly-free.csv"
@@ -58,14 +62,21 @@ def where(up: Up, token: str, project: str = "Loop", experiment: str = "Valves")
     return ["--project", project, "--experiment", experiment, "--url", up.url, "--token", token]
 
 
-def replayed(*arguments: str, home: Path) -> Sequence[Mapping[str, Any]]:
-    done = command("replay", *arguments, "--json", home=home)
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Runs `replay` in this process."""
+    return partial(command_here, "replay", capsys=capsys, monkeypatch=monkeypatch)
+
+
+def replayed(run: Here, *arguments: str, home: Path) -> Sequence[Mapping[str, Any]]:
+    done = run(*arguments, "--json", home=home)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     return json.loads(done.stdout)["runs"]
 
 
-def refused(*arguments: str, home: Path, code: int = 1, more: Mapping[str, str] | None = None) -> str:
-    done = command("replay", *arguments, home=home, more=more)
+def refused(run: Here, *arguments: str, home: Path, code: int = 1) -> str:
+    done = run(*arguments, home=home)
     assert (done.returncode, done.stdout) == (code, ""), done
     assert done.stderr.count("\n") == 1
     return done.stderr.removeprefix("experiment-service: ").rstrip("\n")
@@ -97,9 +108,9 @@ def client_of(up: Up, token: str) -> httpx.Client:
 
 
 @needs_recordings
-def test_a_real_recording(up: Up, token: str) -> None:
+def test_a_real_recording(here: Here, up: Up, token: str) -> None:
     arguments = [str(VALVE), *where(up, token)]
-    (run,) = replayed(*arguments, home=up.home)
+    (run,) = replayed(here, *arguments, home=up.home)
     assert run["file"] == "valve1-0.csv"
     check_against_file(run["items"], VALVE)
     assert [item["signal"] for item in run["items"]] == [*SENSORS, "anomaly", "changepoint"]
@@ -113,7 +124,7 @@ def test_a_real_recording(up: Up, token: str) -> None:
         versions = answer["version"], session["version"]
 
         # A second time, nothing changes, and it says the same.
-        assert replayed(*arguments, home=up.home) == [run]
+        assert replayed(here, *arguments, home=up.home) == [run]
         again = client.get(f"/runs/{run['run_id']}").json()
         session = client.get(f"/capture-sessions/{run['capture_session_id']}").json()
         assert (again["version"], session["version"]) == versions
@@ -122,9 +133,9 @@ def test_a_real_recording(up: Up, token: str) -> None:
 
 
 @needs_recordings
-def test_sensors_are_used_again_and_the_table_is_readable(up: Up, token: str) -> None:
+def test_sensors_are_used_again_and_the_table_is_readable(here: Here, up: Up, token: str) -> None:
     files = [str(RECORDINGS / "valve1-1.csv"), str(RECORDINGS / "valve1-2.csv")]
-    done = command("replay", *files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
+    done = here(*files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
     assert (done.returncode, done.stderr) == (0, "")
     for file in files:
         assert Path(file).name in done.stdout
@@ -134,30 +145,28 @@ def test_sensors_are_used_again_and_the_table_is_readable(up: Up, token: str) ->
         (project,) = (one for one in client.get("/projects").json()["items"] if one["name"] == "Table")
         sensors = client.get("/sensors", params={"project_id": project["id"]}).json()["items"]
         assert sorted(sensor["name"] for sensor in sensors) == sorted(SENSORS)
-    (first, second) = replayed(*files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
+    (first, second) = replayed(here, *files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
     check_against_file(first["items"], RECORDINGS / "valve1-1.csv")
     check_against_file(second["items"], RECORDINGS / "valve1-2.csv")
 
 
 @needs_recordings
-def test_lost_tokens_are_replaced(up: Up, token: str, home: Path) -> None:
+def test_lost_tokens_are_replaced(here: Here, up: Up, token: str, home: Path) -> None:
     """On another machine, or after the file with the tokens was lost."""
     columns = ("--columns", "Current")
-    replayed(str(VALVE), *where(up, token, "Tokens"), *columns, home=up.home)
-    (run,) = replayed(str(RECORDINGS / "valve1-1.csv"), *where(up, token, "Tokens"), *columns, home=home)
+    replayed(here, str(VALVE), *where(up, token, "Tokens"), *columns, home=up.home)
+    (run,) = replayed(here, str(RECORDINGS / "valve1-1.csv"), *where(up, token, "Tokens"), *columns, home=home)
     check_against_file(run["items"], RECORDINGS / "valve1-1.csv", ["Current"])
     (kept,) = (home / "state").rglob("replay-tokens.json")
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
 @needs_recordings
-def test_an_editor_replays_raw_values_only(up: Up, token: str, home: Path) -> None:
+def test_an_editor_replays_raw_values_only(here: Here, up: Up, token: str, home: Path) -> None:
     with client_of(up, token) as client:
         project = client.post("/projects", json={"name": "Shared"}).json()
         client.put(f"/projects/{project['id']}/members/ed", json={"role": "editor"}).raise_for_status()
-    done = command(
-        "replay", str(VALVE), *where(up, up.token("ed"), "Shared"), "--columns", "Current", "--json", home=home
-    )
+    done = here(str(VALVE), *where(up, up.token("ed"), "Shared"), "--columns", "Current", "--json", home=home)
     assert done.returncode == 0
     assert done.stderr == "raw values only: you may not publish conversion profiles in this project\n"
     (item,) = json.loads(done.stdout)["runs"][0]["items"]
@@ -184,9 +193,9 @@ def write(path: Path, text: str) -> str:
         ("time,a\n2026-01-01T00:00:01Z,2.5\n2026-01-01T00:00:00Z,1.5\n2026-01-01T00:00:00Z,1.5\n", ()),
     ],
 )
-def test_many_kinds_of_csv(up: Up, token: str, home: Path, text: str, options: Sequence[str]) -> None:
+def test_many_kinds_of_csv(here: Here, up: Up, token: str, home: Path, text: str, options: Sequence[str]) -> None:
     file = write(home / "some.csv", text)
-    (run,) = replayed(file, *where(up, token, "Kinds"), *options, home=up.home)
+    (run,) = replayed(here, file, *where(up, token, "Kinds"), *options, home=up.home)
     (item,) = run["items"]
     assert (item["signal"], item["count"], item["min"], item["max"]) == ("a", 2, 1.5, 2.5)
     with client_of(up, token) as client:
@@ -222,75 +231,81 @@ GOOD = HEADER + ROW + ROW
         (HEADER + ROW, ("--delimiter", "|"), "{file} has one column only; is '|' its delimiter?"),
     ],
 )  # fmt: skip
-def test_bad_files_are_refused(home: Path, text: str | None, options: Sequence[str], complaint: str) -> None:
+def test_bad_files_are_refused(
+    here: Here, home: Path, text: str | None, options: Sequence[str], complaint: str
+) -> None:
     """Before the service is asked for anything: none answers here."""
     file = home / "some.csv"
     if text is not None:
         write(file, text)
     arguments = [str(file), "--project", "P", "--experiment", "E", "--token", "x.y.z", *options]
-    assert refused(*arguments, home=home) == complaint.format(file=file)
+    assert refused(here, *arguments, home=home) == complaint.format(file=file)
 
 
-def test_a_file_that_is_no_text_is_refused(home: Path) -> None:
+def test_a_file_that_is_no_text_is_refused(here: Here, home: Path) -> None:
     file = home / "some.csv"
     file.write_bytes(b"time,a\n2026-01-01T00:00:00Z,\xff\n")
     arguments = [str(file), "--project", "P", "--experiment", "E", "--token", "x.y.z"]
-    assert refused(*arguments, home=home) == f"{file} is not a CSV file in UTF-8"
+    assert refused(here, *arguments, home=home) == f"{file} is not a CSV file in UTF-8"
 
 
 @pytest.mark.parametrize(
     "options", [("--speed", "0"), ("--speed", "fast"), ("--delimiter", ";;"), ("--columns", ","), ("--nonsense",)]
 )
-def test_wrong_calls_exit_with_2(home: Path, options: Sequence[str]) -> None:
+def test_wrong_calls_exit_with_2(here: Here, home: Path, options: Sequence[str]) -> None:
     file = write(home / "some.csv", HEADER + ROW)
-    assert refused(file, "--project", "P", "--experiment", "E", *options, home=home, code=2)
+    assert refused(here, file, "--project", "P", "--experiment", "E", *options, home=home, code=2)
 
 
-def test_who_may_not_is_told_so(up: Up, token: str, home: Path) -> None:
+def test_who_may_not_is_told_so(here: Here, up: Up, token: str, home: Path) -> None:
     file = write(home / "some.csv", HEADER + ROW)
     target = ["--project", "P", "--experiment", "E", "--url", up.url]
-    assert refused(file, *target, "--token", "x.y.z", home=home).startswith(
+    assert refused(here, file, *target, "--token", "x.y.z", home=home).startswith(
         f"the service at {up.url} does not accept the token: "
     )
-    assert refused(file, *target, home=home).startswith("a token is needed: ")
+    assert refused(here, file, *target, home=home).startswith("a token is needed: ")
     future = write(home / "future.csv", HEADER + "2999-01-01T00:00:00Z,1,2\n")
-    complaint = refused(future, *target, "--token", token, home=up.home)
+    complaint = refused(here, future, *target, "--token", token, home=up.home)
     assert complaint.startswith("the service refused POST /telemetry: 422 bad_readings: ")
 
 
-def test_a_service_that_is_not_there(up: Up, home: Path) -> None:
+def test_a_service_that_is_not_there(here: Here, home: Path) -> None:
     file = write(home / "some.csv", HEADER + ROW)
     target = ["--project", "P", "--experiment", "E", "--token", "x.y.z", "--url"]
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    assert refused(file, *target, nobody, home=home).startswith(f"the service at {nobody} does not answer: ")
-    assert refused(file, *target, "ftp://nowhere", home=home) == "'ftp://nowhere' is not a URL: http://host:port"
-    other = f"{up.url}/health/live"
-    assert refused(file, *target, other, home=home).startswith(f"what answers at {other} is not Experiment Service")
+    assert refused(here, file, *target, nobody, home=home).startswith(f"the service at {nobody} does not answer: ")
+    assert refused(here, file, *target, "ftp://nowhere", home=home) == "'ftp://nowhere' is not a URL: http://host:port"
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_port}"
+        complaint = f"what answers at {address} is not Experiment Service: GET /projects → 501"
+        assert refused(here, file, *target, address, home=home) == complaint
+        other.shutdown()
 
 
-def test_a_local_token_is_made_where_up_has_its_data(up: Up) -> None:
+def test_a_local_token_is_made_where_up_has_its_data(here: Here, up: Up) -> None:
     """`up` and `replay` in one directory need no token between them."""
     file = write(up.home / "local.csv", HEADER + ROW)
     (up.home / ".experiment-service").symlink_to(up.data_dir)
     try:
-        (run,) = replayed(file, "--project", "Own", "--experiment", "E", "--url", up.url, home=up.home)
+        (run,) = replayed(here, file, "--project", "Own", "--experiment", "E", "--url", up.url, home=up.home)
     finally:
         (up.home / ".experiment-service").unlink()
     assert [item["count"] for item in run["items"]] == [1, 1]
 
 
-def test_at_a_speed_it_takes_its_time(up: Up, token: str, home: Path) -> None:
+def test_at_a_speed_it_takes_its_time(here: Here, up: Up, token: str, home: Path) -> None:
     rows = "".join(f"2026-01-01T00:00:{second:02d}Z,{second},1\n" for second in range(40))
     file = write(home / "slow.csv", HEADER + rows)
     began = time.monotonic()
-    (run,) = replayed(file, *where(up, token, "Slow"), "--speed", "20", home=up.home)
+    (run,) = replayed(here, file, *where(up, token, "Slow"), "--speed", "20", home=up.home)
     assert 1.8 < time.monotonic() - began < 15
     assert [item["count"] for item in run["items"]] == [40, 40]
 
 
 @needs_recordings
-def test_broken_off_and_completed(home: Path) -> None:
+def test_broken_off_and_completed(here: Here, home: Path) -> None:
     """First the replay is killed, then the service: the recording ends up whole, and nothing is there twice."""
     with Up(home) as up:
         up.wait_until_ready()
@@ -310,15 +325,15 @@ def test_broken_off_and_completed(home: Path) -> None:
         assert replay.returncode == 1
         assert complaint.startswith(f"experiment-service: the service at {up.url} does not answer: ")
         assert complaint.count("\n") == 1
-        with Up(home, "--port", str(port)) as again:
+        with Up(home, port=port) as again:
             again.wait_until_ready()
             with client_of(again, token) as client:
                 (begun,) = client.get("/runs").json()["items"]
                 assert begun["status"] == "running"
-            (run,) = replayed(*target[:-2], home=home)
+            (run,) = replayed(here, *target[:-2], home=home)
             assert run["run_id"] == begun["id"]
             check_against_file(run["items"], LONGEST)
-            assert replayed(*target[:-2], home=home) == [run]
+            assert replayed(here, *target[:-2], home=home) == [run]
             with client_of(again, token) as client:
                 assert len(client.get("/runs").json()["items"]) == 1
                 assert len(client.get("/sensors").json()["items"]) == len(SENSORS)

@@ -19,10 +19,13 @@ ORDINARY = 1 << 20
 """The most bytes of an ordinary body."""
 MEMBERS = 1_000
 """The most gzip members or zstd frames of one body: empty ones would cost time and never fill it."""
+STEP = 1 << 18
+"""So many bytes are unpacked at a time."""
 WINDOW_LOG = 23
 """The largest zstd window, 8 MiB, which RFC 8878 recommends to every decoder; all but the ultra levels fit."""
 
 S = TypeVar("S", bound=Struct)
+Buffer = bytes | bytearray
 
 
 @frozen(kw_only=True)
@@ -30,7 +33,7 @@ class BodyKind:
     """What an operation takes as its body. `schema` documents it, `decode` reads it."""
 
     schema: Any
-    decode: Callable[[bytes], Any]
+    decode: Callable[["Buffer"], Any]
     required: bool = True
     limit: int = ORDINARY
     packed: bool = False
@@ -41,7 +44,7 @@ def json_body(struct: type[S], *, required: bool = True) -> BodyKind:
     return BodyKind(schema=struct, decode=lambda body: converted(strict_json.parse(body), struct), required=required)
 
 
-async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind, timeout: float) -> bytes:  # noqa: ASYNC109 - TimeoutError becomes a refusal here
+async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind, timeout: float) -> Buffer:  # noqa: ASYNC109 - TimeoutError becomes a refusal here
     """The bytes of the body, unpacked."""
     unpacker = _unpacker(headers.get(b"content-encoding"), kind)
     length = headers.get(b"content-length", b"")
@@ -108,7 +111,7 @@ class Unpacker(Protocol):
         """Take what has arrived. Raises `TooLarge`, or `Malformed` where it cannot be unpacked."""
 
     @abstractmethod
-    def end(self) -> bytes:
+    def end(self) -> Buffer:
         """The whole body. Raises `Malformed` where something is missing."""
 
 
@@ -127,7 +130,7 @@ class Plain(Unpacker):
             raise TooLarge.than(self._limit)
         self._chunks.append(data)
 
-    def end(self) -> bytes:
+    def end(self) -> Buffer:
         """The chunks as one."""
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
@@ -142,8 +145,8 @@ class Packed(Unpacker):
         self._open = False
 
     def feed(self, data: bytes) -> None:
-        """Unpack what has arrived, at most as far as one byte beyond the limit."""
-        while data:
+        """Unpack what has arrived, step by step, and never further than one byte beyond the limit."""
+        while data or self._is_pending():
             if not self._open:
                 self._members += 1
                 if self._members > MEMBERS:
@@ -151,7 +154,8 @@ class Packed(Unpacker):
                 self._begin()
                 self._open = True
             try:
-                unpacked, ended, data = self._unpack(data, self._limit + 1 - len(self._body))
+                room = min(STEP, self._limit + 1 - len(self._body))
+                unpacked, ended, data = self._unpack(data, room)
             except (zlib.error, ZstdError) as error:
                 raise Malformed("malformed_encoding", f"The body cannot be unpacked: {error}.") from None
             self._open = not ended
@@ -159,11 +163,15 @@ class Packed(Unpacker):
             if len(self._body) > self._limit:
                 raise TooLarge.than(self._limit)
 
-    def end(self) -> bytes:
+    def end(self) -> Buffer:
         """What was unpacked."""
         if self._open:
             raise Malformed("malformed_encoding", "The packed body ends too early.")
-        return bytes(self._body)
+        return self._body  # as it is: a copy would be as large again
+
+    def _is_pending(self) -> bool:
+        """Whether packed bytes that were taken are waiting for room."""
+        return False
 
     @abstractmethod
     def _begin(self) -> None:
@@ -190,6 +198,9 @@ class Zstd(Packed):
 
     def _begin(self) -> None:
         self._frame = ZstdDecompressor(options={DecompressionParameter.window_log_max: WINDOW_LOG})
+
+    def _is_pending(self) -> bool:
+        return self._open and not self._frame.needs_input
 
     def _unpack(self, data: bytes, room: int) -> tuple[bytes, bool, bytes]:
         unpacked = self._frame.decompress(data, room)

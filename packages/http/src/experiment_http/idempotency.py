@@ -17,6 +17,7 @@ from experiment_domain.kernel.access import Principal
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.usecases import Work
 from experiment_http.answers import Answer
+from experiment_http.bodies import Buffer
 from experiment_http.callers import name_of
 from experiment_http.problems import Malformed
 
@@ -32,7 +33,7 @@ class Attempt:
     fingerprint: bytes
 
 
-def attempt(header: bytes | None, principal: Principal, method: str, target: bytes, body: bytes) -> Attempt | None:
+def attempt(header: bytes | None, principal: Principal, method: str, target: bytes, body: Buffer) -> Attempt | None:
     """The attempt that a request is, None where it carries no key. Raises `Malformed`.
 
     Two requests are the same if method, path with query and the unpacked body are.

@@ -23,7 +23,7 @@ from experiment_domain.kernel.errors import NotFound
 from experiment_domain.usecases import Services
 from experiment_http import bodies, etags, idempotency, queries
 from experiment_http.answers import Answer, Form
-from experiment_http.bodies import BodyKind
+from experiment_http.bodies import BodyKind, Buffer
 from experiment_http.callers import principal_of
 from experiment_http.negotiation import check_acceptable
 from experiment_http.pagination import Cursors, PageQuery, digest_of, position
@@ -143,7 +143,7 @@ class Operation:
         if "if_version" in self.wants:
             given["if_version"] = etags.if_match(headers.get(b"if-match"))
         call = self._read_query(api, scope, headers, caller, given)
-        content = b""
+        content: Buffer = b""
         if self.body is not None:
             content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
             given["body"] = self.body.decode(content) if content else None
@@ -187,8 +187,8 @@ def headers_of(scope: Any) -> dict[bytes, bytes]:
 
 def _checked_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for value in parameters.values():
-        # What no id can be finds nothing, and is not to reach a database either.
-        if isinstance(value, str) and not value.isprintable():
+        # What no id can be finds nothing, and is not to reach a database; U+FFFD stands for what was no UTF-8.
+        if isinstance(value, str) and (not value.isprintable() or "\ufffd" in value):
             raise NotFound("thing")
     return dict(parameters)
 

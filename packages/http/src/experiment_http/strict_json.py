@@ -19,7 +19,7 @@ def malformed(detail: str) -> Malformed:
     return Malformed("malformed_body", detail)
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes | bytearray) -> Any:
     """The JSON value that `body` is, in UTF-8. Raises `Malformed`; `Invalid` where a text holds a NUL."""
     if body.count(b"[") + body.count(b"{") > DEEPEST:
         _check_depth(body)
@@ -38,7 +38,7 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _check_depth(body: bytes) -> None:
+def _check_depth(body: bytes | bytearray) -> None:
     # Brackets outside of strings, made one kind, lose their innermost pairs with every round.
     brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS).translate(_ONE_KIND)
     for _ in range(DEEPEST):

@@ -8,10 +8,11 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from operator import lt
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from experiment_domain.kernel.errors import Invalid, Refusal
 from experiment_domain.kernel.values import checked_text
@@ -75,16 +76,28 @@ class Column:
         """Where the client put the reading at `place` of this column."""
         return place if self.indexes is None else self.indexes[place]
 
+    @cached_property
+    def rises(self) -> bool:
+        """Whether the timestamps rise strictly, as those of most columns do."""
+        return all(map(lt, self.timestamps, self.timestamps[1:]))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The earliest and the latest timestamp, where there is any."""
+        if self.rises:
+            return self.timestamps[0], self.timestamps[-1]
+        return min(self.timestamps), max(self.timestamps)
+
     def layers(self) -> Iterator["Column"]:
         """This column as columns of strictly rising timestamps.
 
         Readings of one timestamp come in different layers, in the order in which they were sent: the last
         layer has the one that is read.
         """
-        stamps = self.timestamps
-        if all(map(lt, stamps, stamps[1:])):
+        if self.rises:
             yield self
             return
+        stamps = self.timestamps
         order = sorted(range(len(stamps)), key=stamps.__getitem__)
         layers: list[list[int]] = []
         depth = 0
@@ -112,24 +125,21 @@ class Batch:
     columns: Sequence[Column]
     capture_session_id: Any = None
     batch_id: str | None = None
-    _digest: list[bytes] = field(factory=list[bytes], init=False)
 
     def __len__(self) -> int:
         return sum(map(len, self.columns))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the content: the same readings give the same digest in either shape of a message."""
-        if not self._digest:
-            content = hashlib.sha256()
-            # A column without readings is no content: the other shape of a message has no way to say it.
-            for column in sorted(filter(len, self.columns), key=lambda column: column.signal):
-                name = column.signal.encode()
-                content.update(len(name).to_bytes(4) + name + len(column).to_bytes(8))
-                content.update(column.timestamps)
-                content.update(column.values)
-            self._digest.append(content.digest())
-        return self._digest[0]
+        content = hashlib.sha256()
+        # A column without readings is no content: the other shape of a message has no way to say it.
+        for column in sorted(filter(len, self.columns), key=lambda column: column.signal):
+            name = column.signal.encode()
+            content.update(len(name).to_bytes(4) + name + len(column).to_bytes(8))
+            content.update(column.timestamps)
+            content.update(column.values)
+        return content.digest()
 
     @property
     def key(self) -> str:
@@ -155,7 +165,9 @@ class Batch:
             problem = _signal_problem(column.signal, allowed_signals)
             if problem:
                 bad.append({"index": column.index(0), "signal": column.signal, "message": problem})
-            elif max(column.timestamps) > newest or min(column.timestamps) < EARLIEST or not _finite(column.values):
+                continue
+            earliest, last = column.span
+            if earliest < EARLIEST or last > newest or not _finite(column.values):
                 bad.extend(_bad_readings(column, newest))
         if bad:
             raise BadReadings(sorted(bad, key=lambda error: error["index"])[:REPORTED])

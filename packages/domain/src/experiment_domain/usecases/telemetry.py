@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.rules import Converter
 from experiment_domain.kernel.access import Grants, Permission
+from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from experiment_domain.kernel.events import Event
 from experiment_domain.telemetry.batches import Batch
@@ -164,6 +165,11 @@ class TelemetryUseCases(UseCases):
 
     async def _sign_of_life(self, admission: Admission) -> None:
         sensor = admission.sensor
+        if not sensor.seen(at=self.recorder.now).is_empty:
+            # Admission holds the batch and the session, not the sensor: another batch may be the first one as well.
+            held = await self.uow.sensors.get(sensor.id, Lock.UPDATE)
+            sensor = sensor if held is None else held
+            sensor.check_delivers()
         seen = sensor.seen(at=self.recorder.now)
         if not seen.is_empty:
             await self.recorder.keep(self.uow.sensors, seen, "sensor", "activate")

@@ -25,6 +25,7 @@ def application(arguments: Sequence[str]) -> App:
         help_epilogue="Begin with `experiment-service up --demo`; `experiment-service COMMAND --help` tells more.",
         help_format="markdown",
         version=lambda: version("experiment-http"),
+        suppress_keyboard_interrupt=False,
     )
     for name, (place, summary) in COMMANDS.items():
         # A text given here would replace the command's own, longer one.

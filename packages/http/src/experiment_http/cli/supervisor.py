@@ -66,6 +66,7 @@ class Child:
 
     def prepare(self) -> None:
         """Start the process, which imports what it can and waits; whatever it prints goes to standard error."""
+        self._close_pipe()
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             self._command,
             env=environment_of_programs(),
@@ -102,8 +103,12 @@ class Child:
                 break
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-        assert process.stdin is not None  # noqa: S101 - asked for
-        process.stdin.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
 
 
 class Restarting:

@@ -92,14 +92,16 @@ class Everything:
 
     def run(self, stack: ExitStack, *, demo: bool) -> None:
         """Start all of it and watch over it, until something ends it; `stack` stops it in the reverse order."""
+        # In the reverse order they are stopped: the API, then the worker, then what both of them need.
+        foundation = stack.enter_context(ExitStack())
         background = self._background(stack)
         api = self._api(stack)
         settings = checked_settings()
         environment = environment_of_programs()
         if settings.database is None:
-            environment["EXPERIMENT_DATABASE_URL"] = self._start_database(stack)
+            environment["EXPERIMENT_DATABASE_URL"] = self._start_database(foundation)
         else:
-            self._hold_data_dir(stack)
+            self._hold_data_dir(foundation)
             upgrade_database(settings.database.url)
         keys = self._add_keys(settings, environment)
         environment.setdefault("EXPERIMENT_LOG_FORMAT", "console")
@@ -139,7 +141,14 @@ class Everything:
         from experiment_adapters.embedded import EmbeddedPostgres, EmbeddedPostgresError  # noqa: PLC0415
 
         server = EmbeddedPostgres(self._data_dir)
-        stack.callback(server.stop)
+
+        def stop() -> None:
+            try:
+                server.stop()
+            except EmbeddedPostgresError as error:
+                raise CommandFailed(error) from error
+
+        stack.callback(stop)
         try:
             url = server.start()
         except EmbeddedPostgresError as error:

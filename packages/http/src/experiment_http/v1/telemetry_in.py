@@ -26,7 +26,7 @@ from experiment_domain.telemetry.batches import (
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.telemetry import Accepted, TelemetryUseCases
 from experiment_http.answers import View, one
-from experiment_http.bodies import BodyKind
+from experiment_http.bodies import BodyKind, Buffer
 from experiment_http.operations import Operations
 from experiment_http.problems import TooLarge
 from experiment_http.strict_json import malformed
@@ -103,7 +103,7 @@ class AcceptedView(View, frozen=True):
 _MESSAGE = msgspec.json.Decoder(Message)
 
 
-def batch_from(body: bytes) -> Batch:
+def batch_from(body: Buffer) -> Batch:
     """The batch that a body is. Raises `Malformed`, `Invalid`, `BadReadings` or `TooLarge`."""
     try:
         message = _MESSAGE.decode(body)
@@ -127,7 +127,7 @@ def batch_from(body: bytes) -> Batch:
     )
 
 
-def _check_names(body: bytes, strings: int) -> None:
+def _check_names(body: Buffer, strings: int) -> None:
     """Refuse objects in which a name occurs twice: the body then has more strings than were decoded from it."""
     quotes = (_ESCAPE.sub(b"", body) if b"\\" in body else body).count(b'"')
     if quotes != 2 * strings:
@@ -213,7 +213,7 @@ def _check_count(count: int) -> None:
         raise TooLarge("too_many_readings", f"A batch has at most {READINGS:,} readings; this one has {count:,}.")
 
 
-def _explained(body: bytes, error: msgspec.ValidationError) -> Exception:
+def _explained(body: Buffer, error: msgspec.ValidationError) -> Exception:
     """The refusal of a message that does not fit: which readings are bad, if it is them, and why."""
     if "out of range" in str(error):
         return malformed("The body holds a number that is too large for a float64.")

@@ -39,20 +39,24 @@ _RECEIPT = (
     "telemetry_batches.capture_session_id, telemetry_batches.digest, telemetry_batches.accepted,"
     " telemetry_batches.late, telemetry_batches.received_at"
 )
-_SESSION = "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL"
+_SESSION = (
+    "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
+    " ARRAY(SELECT signal FROM telemetry_series AS series"
+    " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id)"
+)
 
-# The session that a batch names, if it is of a project that knows the sensor.
+# The session that a batch names, if the sensor takes part in it or it is of a project that knows the sensor.
 _TO_NAMED_SESSION = f"""
 SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
+LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
 LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at IS NULL AND (
-    session.project_id = sensors.project_id OR EXISTS (
+    pin.sensor_id IS NOT NULL OR session.project_id = sensors.project_id OR EXISTS (
         SELECT FROM sensor_projects
         WHERE sensor_projects.sensor_id = sensors.id AND sensor_projects.project_id = session.project_id
     )
 )
-LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id AND pin.sensor_id = sensors.id
 LEFT JOIN conversion_profiles ON conversion_profiles.id = pin.profile_id
 LEFT JOIN telemetry_batches ON telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
     AND telemetry_batches.capture_session_id = session.id
@@ -87,6 +91,11 @@ JOIN capture_sessions ON capture_sessions.id = capture_session_id AND capture_se
 WHERE {HAS_TOKEN}
 """
 
+_LOCK_NAMED_SESSION = "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock_shared(%s)"
+
+_AT_SESSION = SENSORS.width + 6
+"""Where the columns of a session begin in the row of an admission, after those of sensor and receipt."""
+
 _STATISTICS = "count, minimum, maximum, mean, squares, first, last"
 
 _RAW = f"""
@@ -114,18 +123,24 @@ class PostgresTelemetry(TelemetryStore):
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
+        self._known: set[tuple[UUID, str]] = set()
 
     async def admit(
         self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
     ) -> Admission | None:
         token = [token_hash, token_hash, at]
-        self._statements.write("SELECT pg_advisory_xact_lock(%s)", [_batch_lock(token_hash, key)])
+        same = _batch_lock(token_hash, key)
+        # The locks come in statements of their own: the query then sees what was committed while they were waited for.
         if capture_session_id is None:
+            self._statements.write("SELECT pg_advisory_xact_lock(%s)", [same])
             self._statements.write(_LOCK_RUNNING_SESSIONS, token)
             rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
         else:
-            self._statements.write("SELECT pg_advisory_xact_lock_shared(%s)", [lock_key(capture_session_id)])
-            rows = await self._statements.ask(_TO_NAMED_SESSION, [capture_session_id, key, *token]).rows()
+            self._statements.write(_LOCK_NAMED_SESSION, [same, lock_key(capture_session_id)])
+            rows = await self._statements.ask(
+                _TO_NAMED_SESSION, [capture_session_id, capture_session_id, key, *token]
+            ).rows()
+        self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
         return _admission(rows, key) if rows else None
 
     def append(self, intake: Intake) -> None:
@@ -144,15 +159,12 @@ class PostgresTelemetry(TelemetryStore):
             ],
         )
         for signal in dict.fromkeys(chunk.column.signal for chunk in intake.chunks):
-            self._statements.write(
-                "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
-                " SELECT %s, %s, %s, %s WHERE NOT EXISTS (SELECT FROM telemetry_series"
-                " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s) ON CONFLICT DO NOTHING",
-                [
-                    *(receipt.capture_session_id, receipt.sensor_id, signal, intake.profile_id),
-                    *(receipt.capture_session_id, receipt.sensor_id, signal),
-                ],
-            )
+            if (receipt.capture_session_id, signal) not in self._known:
+                self._statements.write(
+                    "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
+                    " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    [receipt.capture_session_id, receipt.sensor_id, signal, intake.profile_id],
+                )
         for chunk in intake.chunks:
             self._append(intake, chunk)
 
@@ -305,7 +317,7 @@ def _admission(rows: Sequence[Row], key: str) -> Admission:
     width = SENSORS.width
     first = rows[0]
     sensor = SENSORS.entity(first)
-    tolerance, session_id, digest, accepted, late, received_at = first[width : width + 6]
+    tolerance, session_id, digest, accepted, late, received_at = first[width:_AT_SESSION]
     repeated = None
     if session_id is not None:
         repeated = Receipt(
@@ -319,14 +331,14 @@ def _admission(rows: Sequence[Row], key: str) -> Admission:
         )
     return Admission(
         sensor=sensor,
-        destinations=[_destination(row[width + 6 :]) for row in rows if row[width + 6] is not None],
+        destinations=[_destination(row[_AT_SESSION:]) for row in rows if row[_AT_SESSION] is not None],
         future_tolerance=tolerance,
         repeated=repeated,
     )
 
 
 def _destination(row: Row) -> Destination:
-    session_id, project_id, run_id, status, takes_part, *profile = row
+    session_id, project_id, run_id, status, takes_part, _signals, *profile = row
     return Destination(
         capture_session_id=session_id,
         project_id=project_id,

@@ -1,0 +1,353 @@
+"""Bodies: what is no JSON, or ambiguous JSON, is refused on every operation that reads one; so are bombs."""
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from backports import zstd
+from http_api import API, World, documented, refusal
+
+OPERATIONS = [(method, path, found) for method, path, found in documented() if "requestBody" in found]
+IDS = [found["operationId"] for _, _, found in OPERATIONS]
+DEEP = 64
+
+
+def spliced(example: dict[str, Any], text: str) -> bytes:
+    """The example with one more member, as it stands."""
+    return json.dumps(example)[:-1].encode() + (b", " if example else b"") + text.encode() + b"}"
+
+
+def malformed(example: dict[str, Any]) -> dict[str, bytes]:
+    """Bodies that are no JSON, or that two readers would read differently."""
+    good = json.dumps(example).encode()
+    name = next(iter(example), "x")
+    repeated = f'"{name}": {json.dumps(example.get(name))}'
+    return {
+        "cut off": good[:-1],
+        "trailing garbage": good + b"x",
+        "two values": good + good,
+        "trailing comma": good[:-1] + b",}",
+        "blank": b"   ",
+        "BOM": b"\xef\xbb\xbf" + good,
+        "UTF-16": good.decode().encode("utf-16"),
+        "invalid UTF-8": spliced(example, '"x": "').replace(b'"x": "', b'"x": "\xff"'),
+        "overlong UTF-8": spliced(example, '"x": "').replace(b'"x": "', b'"x": "\xc0\xaf"'),
+        "surrogate in UTF-8": spliced(example, '"x": "').replace(b'"x": "', b'"x": "\xed\xa0\x80"'),
+        "lone surrogate": spliced(example, '"x": "\\ud800"'),
+        "swapped surrogates": spliced(example, '"x": "\\udc00\\ud800"'),
+        "NaN": spliced(example, '"x": NaN'),
+        "Infinity": spliced(example, '"x": Infinity'),
+        "-Infinity": spliced(example, '"x": -Infinity'),
+        "1e400": spliced(example, '"x": 1e400'),
+        "an integer of 5,000 digits": spliced(example, '"x": ' + "9" * 5_000),
+        "a repeated name": spliced(example, f"{repeated}, {repeated}" if not example else repeated),
+        "a name repeated in disguise": spliced(
+            example, f'"a": 1, "\\u0061": 2' if not example else repeated.replace(name, "\\u%04x" % ord(name[0]) + name[1:])
+        ),
+        "a deep array": spliced(example, '"x": ' + "[" * 100_000),
+        "a deep array that is whole": spliced(example, '"x": ' + "[" * 5_000 + "]" * 5_000),
+        "a deep object": spliced(example, '"x": ' + '{"a":' * 5_000 + "1" + "}" * 5_000),
+        "a raw control character": spliced(example, '"x": "\x01"'),
+        "a raw NUL": spliced(example, '"x": "\x00"'),
+        "a NUL outside": b"\x00" + good,
+        "single quotes": good.replace(b'"', b"'") if example else b"{'a': 1}",
+        "a comment": b"/* */" + good,
+        "a number with a plus": spliced(example, '"x": +1'),
+        "a leading zero": spliced(example, '"x": 01'),
+        "a bare point": spliced(example, '"x": .5'),
+        "hexadecimal": spliced(example, '"x": 0x1'),
+        "an odd escape": spliced(example, '"x": "\\x41"'),
+        "XML": b"<a/>",
+        "binary": bytes(range(256)),
+    }
+
+
+def unfitting(example: dict[str, Any]) -> dict[str, bytes]:
+    """Bodies that are JSON and fit no schema of ours."""
+    bodies = {
+        "unknown field": spliced(example, '"nobody_knows": 1'),
+        "a NUL": spliced(example, '"nobody_knows": "\\u0000"'),
+        "a NUL in a name": spliced(example, '"\\u0000": 1'),
+        "array": b"[]",
+        "string": b'"x"',
+        "number": b"1",
+        "null": b"null",
+        "true": b"true",
+        "an empty name": spliced(example, '"": 1'),
+    }
+    for name, value in example.items():
+        wrong: Any = {"a": [1]} if not isinstance(value, dict) else 7
+        bodies[f"wrong type of {name}"] = json.dumps({**example, name: wrong}).encode()
+    return bodies
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
+async def test_nasty_bodies(drafts: World, runner: object, method: str, path: str, operation: Any) -> None:
+    example = drafts.example(operation)
+    client = drafts.sensor if operation["x-permission"] == "ingest" else drafts.owner
+    headers = {"Content-Type": "application/json"}
+    for name, body in malformed(example).items():
+        answer = await client.send(method, drafts.path(path), content=body, headers=headers)
+        # What has names that nobody knows may be refused for them first.
+        assert answer.status_code == 400 or (answer.status_code == 422 and "is unknown" in answer.text), (
+            f"{name}: {answer.status_code} {answer.text}"
+        )
+        if b'"x": ' not in body:
+            assert answer.status_code == 400, f"{name}: {answer.status_code} {answer.text}"
+        assert answer.json()["code"] in ("malformed_body", "invalid")
+    for name, body in unfitting(example).items():
+        answer = await client.send(method, drafts.path(path), content=body, headers=headers)
+        assert answer.status_code == 422, f"{name}: {answer.status_code} {answer.text}"
+        assert answer.json()["errors"], name
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
+async def test_what_a_body_must_be(drafts: World, runner: object, method: str, path: str, operation: Any) -> None:
+    example = json.dumps(drafts.example(operation)).encode()
+    client = drafts.sensor if operation["x-permission"] == "ingest" else drafts.owner
+    for media_type in ("text/plain", "", "application/xml", "application/json; charset=latin-1", "application/jsonx"):
+        answer = await client.send(
+            method, drafts.path(path), content=example, headers={"Content-Type": media_type}
+        )
+        refusal(answer, 415, "unsupported_media_type")
+    packed = "br" if operation["x-permission"] == "ingest" else "gzip"
+    more: dict[str, Any] = {"Content-Type": "application/json", "Content-Encoding": packed}
+    answer = await client.send(method, drafts.path(path), content=gzip.compress(example), headers=more)
+    refusal(answer, 415, "unsupported_media_type")
+    answer = await client.send(method, drafts.path(path))
+    if operation["requestBody"]["required"]:
+        refusal(answer, 400, "body_required")
+    else:
+        assert answer.status_code not in (400, 415, 422), answer.text
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
+async def test_bodies_are_bounded(drafts: World, runner: object, method: str, path: str, operation: Any) -> None:
+    ingests = operation["x-permission"] == "ingest" and path.endswith("/telemetry")
+    client = drafts.sensor if operation["x-permission"] == "ingest" else drafts.owner
+    limit = (16 if ingests else 1) << 20
+    headers = {"Content-Type": "application/json"}
+    answer = await client.send(method, drafts.path(path), content=b" " * (limit + 1), headers=headers)
+    refusal(answer, 413, "body_too_large")
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 2 * limit:
+            read += 1 << 16
+            yield b" " * (1 << 16)
+
+    # No Content-Length: it is noticed while reading, not afterwards.
+    answer = await client.send(method, drafts.path(path), content=endless(), headers=headers)
+    refusal(answer, 413, "body_too_large")
+    assert read <= limit + (1 << 17)
+    answer = await client.send(
+        method, drafts.path(path), content=b"{}", headers={**headers, "Content-Length": "9" * 30}
+    )
+    refusal(answer, 413, "body_too_large")
+
+
+async def test_names_the_place_of_an_error(drafts: World, runner: object) -> None:
+    async def paths(path: str, body: Any, method: str = "POST") -> list[str]:
+        problem = await drafts.owner.refused(method, path, 422, "invalid", body)
+        return [error["path"] for error in problem["errors"]]
+
+    runs = f"/experiments/{drafts.experiment_id}/runs"
+    assert await paths(runs, {}) == ["name"]
+    assert await paths(runs, {"name": 1}) == ["name"]
+    assert await paths(runs, {"name": "R", "tags": ["a", 1]}) == ["tags[1]"]
+    assert await paths(runs, {"name": "R", "tags": ["a", " b"]}) == ["tags[1]"]
+    assert await paths(runs, {"name": "R", "tags": ["a", ""]}) == ["tags[1]"]
+    assert await paths(runs, {"name": "R", "params": {"a": {"b": "\u0000"}}}) == ["params.a.b"]
+    assert await paths(runs, {"name": "R", "git_sha": "xyz"}) == ["git_sha"]
+    assert await paths(runs, {"name": "R", "git_sha": "0123456z"}) == ["git_sha"]
+    assert await paths(runs, {"name": "R", "auto_close_after": -1}) == ["auto_close_after"]
+    assert await paths(runs, {"name": "R", "auto_close_after": True}) == ["auto_close_after"]
+    assert await paths(runs, {"name": None}) == ["name"]
+    assert await paths("/experiments", {"project_id": "x", "name": "E"}) == ["project_id"]
+    assert await paths(f"/runs/{drafts.run_id}", {"name": None}, "PATCH") == ["name"]
+    profiles = f"/sensors/{drafts.sensor_id}/conversion-profiles"
+    assert await paths(profiles, {"kind": "cubic", "parameters": {}}) == ["kind"]
+    assert await paths(profiles, {"kind": "linear", "parameters": {"a": 1}}) == ["parameters.b"]
+    assert await paths(profiles, {"kind": "linear", "parameters": {"a": 1, "b": "x", "c": 1}}) == [
+        "parameters.c",
+        "parameters.b",
+    ]
+    assert await paths(
+        profiles, {"kind": "identity", "parameters": {}, "valid_range": {"min": 2, "max": 1}}
+    ) == ["valid_range"]
+    assert await paths(
+        profiles, {"kind": "identity", "parameters": {}, "valid_range": {"mid": 2}}
+    ) == ["valid_range.mid"]
+    members = f"/projects/{drafts.project_id}/members/someone"
+    assert await paths(members, {"role": "sensor"}, "PUT") == ["role"]
+    assert await paths(members, {}, "PUT") == ["role"]
+
+
+async def test_what_json_allows_is_taken(drafts: World, runner: object) -> None:
+    metadata = {
+        "deep": json.loads("[" * 18 + "]" * 18),
+        "text": "Größe 漢字 🚀 \u2028 \\ \" /",
+        "numbers": [0, -0.0, 1e-400, 1.7976931348623157e308, 2**63 - 1, -(2**63)],
+        "constants": [True, False, None],
+        "": None,
+    }
+    del metadata[""]
+    for body in (
+        json.dumps({"metadata": metadata}).encode(),
+        json.dumps({"metadata": metadata}, ensure_ascii=False).encode(),
+        b' \t\r\n{"metadata": {"a": "\\u00b0\\/\\ud83d\\ude80"}} \n',
+    ):
+        answer = await drafts.editor.send(
+            "PATCH", f"/runs/{drafts.run_id}", content=body, headers={"Content-Type": "Application/JSON;charset=UTF-8"}
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["metadata"] == json.loads(body)["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ('{"a": ' + "[" * 18 + "]" * 18 + "}", 200),
+        ('{"a": ' + "[" * 30 + "]" * 30 + "}", 422),
+        ('{"a": ' + "[" * (DEEP - 2) + "]" * (DEEP - 2) + "}", 422),
+        ('{"a": ' + "[" * (DEEP - 1) + "]" * (DEEP - 1) + "}", 400),
+        ('{"a": "' + "[" * 200 + '"}', 200),
+        ('{"a": "' + '\\"[' * 200 + '"}', 200),
+        ('{"a": [' + "[]," * 300 + "[]]}", 200),
+        ('{"a": "' + "x" * 70_000 + '"}', 422),
+        ('{"a": 9223372036854775808}', 422),
+    ],
+)
+async def test_depth_and_size_of_free_values(drafts: World, runner: object, metadata: str, status: int) -> None:
+    body = b'{"metadata": ' + metadata.encode() + b"}"
+    answer = await drafts.editor.send(
+        "PATCH", f"/runs/{drafts.run_id}", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == status, answer.text
+
+
+def _gzip_bomb(size: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([packer.compress(b" " * (1 << 20)) for _ in range(size >> 20)]) + packer.flush()
+
+
+def _zstd_bomb(size: int) -> bytes:
+    packer = zstd.ZstdCompressor(level=19)
+    return b"".join([packer.compress(b" " * (1 << 20)) for _ in range(size >> 20)]) + packer.flush()
+
+
+BOMBS = {
+    "gzip": ("gzip", lambda: _gzip_bomb(512 << 20)),
+    "zstd": ("zstd", lambda: _zstd_bomb(512 << 20)),
+    "gzip members": ("gzip", lambda: gzip.compress(b" " * (1 << 20)) * 64),
+    "zstd frames": ("zstd", lambda: zstd.compress(b" " * (1 << 20)) * 64),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_bombs_are_defused(world: World, runner: object, name: str) -> None:
+    encoding, made = BOMBS[name]
+    bomb = made()
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    tracemalloc.start()
+    try:
+        answer = await world.sensor.send("POST", "/telemetry", content=bomb, headers=headers)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    refusal(answer, 413, "body_too_large")
+    assert peak < (16 << 20) + 16_000_000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_packed_bodies(world: World, runner: object, encoding: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zstd.compress
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+
+    async def send(content: Any) -> Any:
+        return await world.sensor.send("POST", "/telemetry", content=content, headers=headers)
+
+    def message(value: float) -> bytes:
+        return json.dumps({"readings": [{"timestamp": 1_700_000_000_000_000, "value": value}]}).encode()
+
+    assert (await send(pack(message(1.0)))).json()["accepted"] == 1
+    half = len(message(2.0)) // 2
+    members = pack(message(2.0)[:half]) + pack(message(2.0)[half:])
+    assert (await send(members)).json()["accepted"] == 1
+
+    async def byte_by_byte() -> AsyncIterator[bytes]:
+        for byte in pack(message(3.0)[:half]) + pack(message(3.0)[half:]):
+            yield bytes([byte])
+
+    assert (await send(byte_by_byte())).json()["accepted"] == 1
+    for broken in (pack(message(4.0))[:-1], pack(message(4.0)) + b"garbage", b"garbage", message(4.0)):
+        refusal(await send(broken), 400, "malformed_encoding")
+    refusal(await send(pack(b"") * 1_001 + pack(message(5.0))), 400, "malformed_encoding")
+    refusal(await send(b""), 400, "body_required")
+    refusal(await send(pack(b"")), 400, "body_required")
+    assert (await send(pack(message(6.0)))).status_code == 200
+
+
+async def test_a_zstd_window_is_bounded(world: World, runner: object) -> None:
+    options = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.compression_level: 3}
+    packer = zstd.ZstdCompressor(options=options)
+    body = packer.compress(b" " * (1 << 20)) + packer.flush()
+    headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+    answer = await world.sensor.send("POST", "/telemetry", content=body, headers=headers)
+    refusal(answer, 400, "malformed_encoding")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(runner: object) -> None:
+    import asyncio
+
+    from http_api import Client, app_over, token_of
+
+    from experiment_adapters.memory import MemoryUnitsOfWork
+
+    client = Client(app_over(MemoryUnitsOfWork(), body_timeout=0.05), token_of("ada"))
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"name": '
+        await asyncio.sleep(30)
+        yield b'"P"}'
+
+    answer = await client.send("POST", "/projects", content=slow(), headers={"Content-Type": "application/json"})
+    refusal(answer, 408, "body_too_slow")
+
+
+async def test_a_caller_who_goes_away_leaves_nothing(world: World, runner: object) -> None:
+    messages = [
+        {"type": "http.request", "body": b'{"name": "half', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": f"{API}/projects",
+        "raw_path": f"{API}/projects".encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "http_version": "1.1",
+        "headers": [
+            (b"authorization", f"Bearer {world.owner.token}".encode()),
+            (b"content-type", b"application/json"),
+        ],
+        "client": None,
+        "server": ("api.example", 80),
+    }
+    await world.app(scope, receive, send)  # pyright: ignore[reportArgumentType]
+    assert sent[0]["status"] == 400
