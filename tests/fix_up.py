@@ -82,17 +82,12 @@ class Up:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(psutil.NoSuchProcess):
-            self.process.terminate()
-        try:
-            self.process.wait(60)
-        except psutil.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        for left in processes_of(self.data_dir):
+        # How it stops by itself is the business of some tests; the others need not wait for it.
+        for left in [self.process, *processes_of(self.data_dir)]:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
+        self.process.wait()
+        self.process.stdout.close()
 
     def wait_until_ready(self) -> Self:
         """Read what it says until it says that it is ready."""

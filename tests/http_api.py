@@ -74,8 +74,7 @@ def documented() -> list[tuple[str, str, Any]]:
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str], Any]]:
     return [
-        (method, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", path)), operation)
-        for method, path, operation in documented()
+        (method, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", path)), operation) for method, path, operation in documented()
     ]
 
 
@@ -83,20 +82,18 @@ def _patterns() -> list[tuple[str, re.Pattern[str], Any]]:
 def _validator(operation_id: str, status: str, media_type: str) -> Any:
     operation = next(found for _, _, found in documented() if found["operationId"] == operation_id)
     wanted = operation["responses"][status]["content"][media_type]["schema"]
-    return jsonschema_rs.Draft202012Validator(
-        {**wanted, "components": document()["components"]}, validate_formats=True
-    )
+    return jsonschema_rs.Draft202012Validator({**wanted, "components": document()["components"]}, validate_formats=True)
 
 
 def conforms(answer: httpx.Response) -> None:
     """Fail unless the document says that this can be answered."""
     method, path = answer.request.method, answer.request.url.path
-    for known, pattern, operation in _patterns():
-        if known == ("GET" if method == "HEAD" else method) and pattern.fullmatch(path):
-            break
-    else:
+    method = "GET" if method == "HEAD" else method
+    found = [operation for known, pattern, operation in _patterns() if known == method and pattern.fullmatch(path)]
+    if not found:
         assert answer.status_code in (400, 404, 405), f"{method} {path} is not documented"
         return
+    operation = found[0]
     where = f"{operation['operationId']} {answer.status_code} {answer.text[:500]}"
     described = operation["responses"].get(str(answer.status_code))
     assert described is not None, f"undocumented: {where}"
@@ -116,14 +113,24 @@ class Client:
         self.token = token
         hooks = {"response": [_checked]} if checked else {}
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        transport_app: Any = app
         self._http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://api.example", headers=headers, event_hooks=hooks
+            transport=httpx.ASGITransport(transport_app),
+            base_url="http://api.example",
+            headers=headers,
+            event_hooks=hooks,
         )
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Any request; `path` as it stands under the API, or with `//` before it, from the root."""
         url = path[1:] if path.startswith("//") else API + path
         return await self._http.request(method, url, **more)
+
+    async def raw(self, request: httpx.Request) -> httpx.Response:
+        """A request that was made elsewhere, with this caller's token."""
+        if self.token is not None:
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return await self._http.send(request)
 
     async def get(self, path: str, **more: Any) -> httpx.Response:
         """GET."""

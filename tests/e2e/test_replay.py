@@ -269,6 +269,11 @@ def test_who_may_not_is_told_so(here: Here, up: Up, token: str, home: Path) -> N
     assert complaint.startswith("the service refused POST /telemetry: 422 bad_readings: ")
 
 
+class NotTheService(BaseHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
 def test_a_service_that_is_not_there(here: Here, home: Path) -> None:
     file = write(home / "some.csv", HEADER + ROW)
     target = ["--project", "P", "--experiment", "E", "--token", "x.y.z", "--url"]
@@ -276,7 +281,7 @@ def test_a_service_that_is_not_there(here: Here, home: Path) -> None:
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
     assert refused(here, file, *target, nobody, home=home).startswith(f"the service at {nobody} does not answer: ")
     assert refused(here, file, *target, "ftp://nowhere", home=home) == "'ftp://nowhere' is not a URL: http://host:port"
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotTheService) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{other.server_port}"
         complaint = f"what answers at {address} is not Experiment Service: GET /projects → 501"

@@ -232,27 +232,32 @@ def test_seeded_runs_are_there(shared_up: Up) -> None:
 def test_stopped_or_killed_it_comes_back_with_everything(home: Path) -> None:
     port = 0
     kept: list[str] = []
-    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
+    for end in ("Ctrl-C", "SIGKILL", "PostgreSQL killed"):
         with Up(home, port=port) as up:
             up.wait_until_ready()
             assert port in {0, up.port}
             port = up.port
             with api(up) as client:
                 assert sorted(one["id"] for one in items(client, "/projects")) == kept
-                kept.append(create(client, "/projects", name=number.name)["id"])
+                kept.append(create(client, "/projects", name=end)["id"])
             everything = processes_of(up.data_dir)
             assert len(everything) > 5
-            up.process.send_signal(number)
-            if number is signal.SIGKILL:
-                assert up.process.wait(30) == -signal.SIGKILL
+            if end == "Ctrl-C":
+                up.process.send_signal(signal.SIGINT)
+                assert up.process.wait(30) == 0
+                assert are_gone(everything)
+                assert up.complaint() == ""
+            elif end == "SIGKILL":
+                up.kill()
                 # PostgreSQL stays to be taken over; the programs end by themselves.
                 programs = [one for one in everything if one not in postgres_of(everything)]
                 until(lambda programs=programs: are_gone(programs))
             else:
-                assert up.process.wait(30) == 0
-                assert are_gone(everything)
-                assert processes_of(up.data_dir) == []
-            assert up.complaint() == ""
+                os.kill(int((up.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+                assert up.process.wait(30) == 1
+                complaint = f"experiment-service: PostgreSQL has died; {up.data_dir}/postgres.log may tell why\n"
+                assert up.complaint().endswith(complaint)
+                until(lambda everything=everything: are_gone(everything))
 
 
 def postgres_of(processes: Sequence[psutil.Process]) -> Sequence[psutil.Process]:
@@ -295,17 +300,6 @@ def test_a_worker_of_the_api_that_crashes_is_started_again(home: Path) -> None:
         until(lambda: are_gone(everything))
 
 
-def test_when_postgresql_dies_it_says_so(home: Path) -> None:
-    with Up(home) as up:
-        up.wait_until_ready()
-        everything = processes_of(up.data_dir)
-        os.kill(int((up.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-        assert up.process.wait(30) == 1
-        complaint = f"experiment-service: PostgreSQL has died; {up.data_dir}/postgres.log may tell why\n"
-        assert up.complaint().endswith(complaint)
-        until(lambda: are_gone(everything))
-
-
 def printed_commands(said: Sequence[str]) -> list[str]:
     return [line.strip() for line in said if re.match(r"  (export|curl) ", line)]
 
@@ -334,7 +328,7 @@ def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
         first = {series["signal"]: series["count"] for series in json.loads(live)["items"]}
         with api(up, "demo") as client:
             until(lambda: counts(client, live_id).get("furnace", 0) >= first.get("furnace", 0) + 2)
-        up.process.send_signal(signal.SIGINT)
+        up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(30) == 0
         assert up.complaint() == ""
     with Up(home, "--demo") as again:

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from http_api import World, app_over, new_world
 from litestar import Litestar
 
 from experiment_domain.unit_of_work import UnitsOfWork
+from http_api import World, app_over, new_world
 
 
 @pytest.fixture(scope="module")

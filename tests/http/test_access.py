@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from http_api import API, Client, World, documented, new_world, token_of
 from litestar import Litestar
+
+from http_api import API, Client, World, documented, new_world, token_of
 
 VIEWERS, EDITORS, OWNERS, SENSORS = {"viewer", "editor", "owner"}, {"editor", "owner"}, {"owner"}, {"sensor"}
 TABLE = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from backports import zstd
+
 from http_api import API, World, documented, refusal
 
 OPERATIONS = [(method, path, found) for method, path, found in documented() if "requestBody" in found]
@@ -26,6 +27,8 @@ def malformed(example: dict[str, Any]) -> dict[str, bytes]:
     good = json.dumps(example).encode()
     name = next(iter(example), "x")
     repeated = f'"{name}": {json.dumps(example.get(name))}'
+    escaped = f"\\u{ord(name[0]):04x}{name[1:]}"
+    disguised = '"a": 1, "\\u0061": 2'
     return {
         "cut off": good[:-1],
         "trailing garbage": good + b"x",
@@ -45,9 +48,7 @@ def malformed(example: dict[str, Any]) -> dict[str, bytes]:
         "1e400": spliced(example, '"x": 1e400'),
         "an integer of 5,000 digits": spliced(example, '"x": ' + "9" * 5_000),
         "a repeated name": spliced(example, f"{repeated}, {repeated}" if not example else repeated),
-        "a name repeated in disguise": spliced(
-            example, f'"a": 1, "\\u0061": 2' if not example else repeated.replace(name, "\\u%04x" % ord(name[0]) + name[1:])
-        ),
+        "a name repeated in disguise": spliced(example, repeated.replace(name, escaped, 1) if example else disguised),
         "a deep array": spliced(example, '"x": ' + "[" * 100_000),
         "a deep array that is whole": spliced(example, '"x": ' + "[" * 5_000 + "]" * 5_000),
         "a deep object": spliced(example, '"x": ' + '{"a":' * 5_000 + "1" + "}" * 5_000),
@@ -110,9 +111,7 @@ async def test_what_a_body_must_be(drafts: World, runner: object, method: str, p
     example = json.dumps(drafts.example(operation)).encode()
     client = drafts.sensor if operation["x-permission"] == "ingest" else drafts.owner
     for media_type in ("text/plain", "", "application/xml", "application/json; charset=latin-1", "application/jsonx"):
-        answer = await client.send(
-            method, drafts.path(path), content=example, headers={"Content-Type": media_type}
-        )
+        answer = await client.send(method, drafts.path(path), content=example, headers={"Content-Type": media_type})
         refusal(answer, 415, "unsupported_media_type")
     packed = "br" if operation["x-permission"] == "ingest" else "gzip"
     more: dict[str, Any] = {"Content-Type": "application/json", "Content-Encoding": packed}
@@ -177,12 +176,12 @@ async def test_names_the_place_of_an_error(drafts: World, runner: object) -> Non
         "parameters.c",
         "parameters.b",
     ]
-    assert await paths(
-        profiles, {"kind": "identity", "parameters": {}, "valid_range": {"min": 2, "max": 1}}
-    ) == ["valid_range"]
-    assert await paths(
-        profiles, {"kind": "identity", "parameters": {}, "valid_range": {"mid": 2}}
-    ) == ["valid_range.mid"]
+    assert await paths(profiles, {"kind": "identity", "parameters": {}, "valid_range": {"min": 2, "max": 1}}) == [
+        "valid_range"
+    ]
+    assert await paths(profiles, {"kind": "identity", "parameters": {}, "valid_range": {"mid": 2}}) == [
+        "valid_range.mid"
+    ]
     members = f"/projects/{drafts.project_id}/members/someone"
     assert await paths(members, {"role": "sensor"}, "PUT") == ["role"]
     assert await paths(members, {}, "PUT") == ["role"]
@@ -191,7 +190,7 @@ async def test_names_the_place_of_an_error(drafts: World, runner: object) -> Non
 async def test_what_json_allows_is_taken(drafts: World, runner: object) -> None:
     metadata = {
         "deep": json.loads("[" * 18 + "]" * 18),
-        "text": "Größe 漢字 🚀 \u2028 \\ \" /",
+        "text": 'Größe 漢字 🚀 \u2028 \\ " /',
         "numbers": [0, -0.0, 1e-400, 1.7976931348623157e308, 2**63 - 1, -(2**63)],
         "constants": [True, False, None],
         "": None,
@@ -294,7 +293,7 @@ async def test_packed_bodies(world: World, runner: object, encoding: str) -> Non
 
 
 async def test_a_zstd_window_is_bounded(world: World, runner: object) -> None:
-    options = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.compression_level: 3}
+    options: Any = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.compression_level: 3}
     packer = zstd.ZstdCompressor(options=options)
     body = packer.compress(b" " * (1 << 20)) + packer.flush()
     headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
@@ -305,9 +304,8 @@ async def test_a_zstd_window_is_bounded(world: World, runner: object) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(runner: object) -> None:
     import asyncio
 
-    from http_api import Client, app_over, token_of
-
     from experiment_adapters.memory import MemoryUnitsOfWork
+    from http_api import Client, app_over, token_of
 
     client = Client(app_over(MemoryUnitsOfWork(), body_timeout=0.05), token_of("ada"))
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 import structlog
-from http_api import API, Client, World, app_over, documented, refusal, token_of
 from litestar import Litestar
 
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
 QUERIES = [(path, operation) for method, path, operation in documented() if method == "GET" and path.startswith(API)]
@@ -135,9 +135,7 @@ async def test_an_absent_database_is_told_as_such(runner: object) -> None:
 
 
 @pytest.mark.parametrize(("path", "operation"), QUERIES, ids=[operation["operationId"] for _, operation in QUERIES])
-async def test_unknown_query_parameters_are_refused(
-    world: World, runner: object, path: str, operation: Any
-) -> None:
+async def test_unknown_query_parameters_are_refused(world: World, runner: object, path: str, operation: Any) -> None:
     problem = await world.owner.refused("GET", world.path(path) + "?colour=red", 422, "invalid")
     assert problem["errors"] == [{"path": "colour", "message": "is unknown"}]
     await world.owner.refused("GET", world.path(path) + "?limit=1&limit=2&nope=%00", 422, "invalid")
@@ -225,7 +223,9 @@ async def test_metrics_count_by_template(world: World, runner: object) -> None:
     await Client(world.app, None, checked=False).send("BREW", "/runs")
     text = (await world.anonymous.get("//metrics")).text
     assert 'experiment_http_requests_total{method="GET",route="/api/v1/runs/{run_id}",status="200"}' in text
-    assert 'experiment_http_request_duration_seconds_bucket{le="0.1",method="GET",route="/api/v1/runs/{run_id}"}' in text
+    assert (
+        'experiment_http_request_duration_seconds_bucket{le="0.1",method="GET",route="/api/v1/runs/{run_id}"}' in text
+    )
     assert 'route="unmatched",status="404"' in text
     assert 'method="OTHER"' in text
     for secret in (world.run_id, world.sensor.token or "", CANARY, "BREW"):

@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 import pytest
-from http_api import API, Client, World, app_over, document, documented
 from litestar import Litestar
 
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain.kernel.access import Permission
 from experiment_http.operations import Operation
 from experiment_http.v1 import operations
+from http_api import API, Client, World, app_over, document, documented
 
 PERMISSIONS = {permission.name.lower() for permission in Permission}
 ALL = [pytest.param(method, path, found, id=found["operationId"]) for method, path, found in documented()]
@@ -26,9 +26,7 @@ def _media(part: Any) -> list[tuple[str, Any]]:
 
 
 def _validator(schema: Any) -> Any:
-    return jsonschema_rs.Draft202012Validator(
-        {**schema, "components": document()["components"]}, validate_formats=True
-    )
+    return jsonschema_rs.Draft202012Validator({**schema, "components": document()["components"]}, validate_formats=True)
 
 
 async def test_it_is_served_and_says_what_it_is(app: Litestar, runner: object) -> None:
@@ -63,12 +61,12 @@ def test_an_undeclared_permission_is_refused() -> None:
 def test_a_route_that_is_neither_guarded_nor_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from litestar import get
 
-    from experiment_http import app as module
+    from experiment_http import health
 
     @get("/leak")
     async def leak() -> None: ...
 
-    monkeypatch.setattr(module.health, "routes", lambda *_: [leak])
+    monkeypatch.setattr(health, "routes", lambda *_: [leak])
     with pytest.raises(TypeError, match="open"):
         app_over(MemoryUnitsOfWork())
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from http_api import World, refusal
 
 

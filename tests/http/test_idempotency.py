@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from http_api import Client, World, app_over, new_world, token_of
 from litestar import Litestar
 from litestar.exceptions import LitestarException
 
@@ -14,6 +13,7 @@ from experiment_domain import Services
 from experiment_domain.idempotency import IdempotencyKey
 from experiment_domain.kernel.access import System
 from experiment_domain.unit_of_work import UnitsOfWork
+from http_api import Client, World, app_over, new_world, token_of
 
 
 class MovedClock:
@@ -152,9 +152,7 @@ async def test_a_key_has_up_to_255_characters(drafts: World, runner: object) -> 
 async def test_200_callers_with_one_key_have_one_effect(app: Litestar, runner: object) -> None:
     drafts = await new_world(app, start=False)
     path = f"/experiments/{drafts.experiment_id}/runs"
-    answers = await asyncio.gather(
-        *(drafts.editor.post(path, {"name": "R"}, **key("all-at-once")) for _ in range(200))
-    )
+    answers = await asyncio.gather(*(drafts.editor.post(path, {"name": "R"}, **key("all-at-once")) for _ in range(200)))
     made = [answer for answer in answers if answer.status_code == 201]
     refused = [answer for answer in answers if answer.status_code != 201]
     assert len({answer.json()["id"] for answer in made}) == 1
@@ -224,7 +222,7 @@ class _FailingCommit:
         uow.commit = commit
         return uow
 
-    async def __aexit__(self, *error: Any) -> Any:
+    async def __aexit__(self, *error: object) -> Any:
         return await self._context.__aexit__(*error)
 
 

@@ -4,12 +4,12 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
 import pytest
-from http_api import World, app_over, token_of
-from http_api import Client as Caller
 from litestar import Litestar
 
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_http.pagination import Cursors
+from http_api import Client as Caller
+from http_api import World, app_over, token_of
 
 
 async def pages(client: Caller, path: str, limit: int, **query: Any) -> list[list[Any]]:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from http_api import World, new_world, refusal
 from litestar import Litestar
 
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.telemetry.batches import Column
 from experiment_http.v1.telemetry_in import batch_from
+from http_api import World, new_world, refusal
 
 BASE = 1_773_051_273_000_000
 TEXT = "2026-03-09T10:14:33.000000Z"
@@ -251,7 +251,9 @@ async def test_numbers_arrive_as_they_were_sent(world: World, runner: object) ->
     rows = [_row(timestamp=BASE + place, value=value) for place, value in enumerate(values)]
     await send(world, {"readings": rows})
     back = [value for _, value in await stored(world)]
-    assert [math.copysign(1, value) for value in back if value is not None] == [math.copysign(1, value) for value in values]
+    assert [math.copysign(1, value) for value in back if value is not None] == [
+        math.copysign(1, value) for value in values
+    ]
     assert back == [float(value) for value in values]
 
 

@@ -57,7 +57,7 @@ def parsed(pairs: Pairs, kind: type[Q]) -> Q:
     fields = fields_of(kind)
     values: dict[str, Any] = {}
     for name, text in pairs:
-        if name in fields:
+        if name in fields and name not in PREFIXED:
             field = fields[name]
             value = _number(text) if field.is_number else text
             if field.repeats:

@@ -4,7 +4,7 @@
 
 from uuid import UUID
 
-from experiment_adapters.memory.paging import newest_first
+from experiment_adapters.memory.paging import page_of
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.conversions.profiles import ConversionProfile, ConversionProfileRepository, ProfileStatus
 from experiment_domain.kernel.entity import Lock, Page, Position
@@ -41,7 +41,7 @@ class MemoryConversionProfiles(ConversionProfileRepository):
 
     async def page(self, sensor_id: UUID, *, limit: int, after: Position | None) -> Page[ConversionProfile]:
         self._transaction.settle()
-        return newest_first(self._of(sensor_id), limit, after)
+        return page_of(self._of(sensor_id), "-profile_version", limit, after)
 
     def _of(self, sensor_id: UUID) -> list[ConversionProfile]:
         return [profile for profile in self._store.profiles.values() if profile.sensor_id == sensor_id]

@@ -146,13 +146,17 @@ class Batch:
         """The identity of this batch among those of its sensor and session."""
         return f"id:{self.batch_id}" if self.batch_id is not None else f"sha256:{self.digest.hex()}"
 
+    def check_id(self) -> None:
+        """Refuse an identity that no store can look up. Raises `Invalid`."""
+        if self.batch_id is not None:
+            checked_text("batch_id", self.batch_id, longest=BATCH_ID_LENGTH, shortest=1, lines=False)
+
     def check(self, *, allowed_signals: Sequence[str], latest: datetime) -> None:
         """Refuse the whole batch where a reading is bad: not finite, out of range, or after `latest`.
 
         Raises `BadReadings`, or `Invalid` where the batch itself is malformed.
         """
-        if self.batch_id is not None:
-            checked_text("batch_id", self.batch_id, longest=BATCH_ID_LENGTH, shortest=1, lines=False)
+        self.check_id()
         if not len(self):
             raise Invalid.at("readings", "must not be empty")
         if len(self) > READINGS:

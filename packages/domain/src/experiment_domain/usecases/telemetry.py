@@ -58,6 +58,7 @@ class TelemetryUseCases(UseCases):
     @requires(Permission.INGEST)
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
         """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
+        batch.check_id()
         now = self.recorder.now
         admission = await self.uow.telemetry.admit(permit.token(), batch.capture_session_id, batch.key, now)
         if admission is None:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -28,6 +28,8 @@ class Signals:
     def __init__(self) -> None:
         self.hurry = threading.Event()
         self._stopping = False
+        self._held: bool | None = None
+        """None: nothing is held back; False: something would be; True: a signal is."""
 
     def __enter__(self) -> Self:
         # Under `nohup`, SIGHUP is ignored on purpose. That SIGINT is, says only that a script's shell sent us
@@ -44,6 +46,17 @@ class Signals:
         """From here on, things are being stopped: a signal only hurries them."""
         self._stopping = True
 
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Let what must not be broken off in its middle come to its end; a second signal does not wait."""
+        self._held = False
+        try:
+            yield
+        finally:
+            arrived, self._held = self._held, None
+        if arrived:
+            self._raise()
+
     @staticmethod
     def _is_meant_to_be_ignored(number: signal.Signals) -> bool:
         return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
@@ -51,7 +64,12 @@ class Signals:
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._stopping:
             self.hurry.set()
-            return
+        elif self._held is False:
+            self._held = True
+        else:
+            self._raise()
+
+    def _raise(self) -> None:
         self._stopping = True
         raise StopRequested
 

@@ -150,7 +150,9 @@ class Everything:
 
         stack.callback(stop)
         try:
-            url = server.start()
+            # Broken off while it starts a process, it would not know of it.
+            with self._signals.held_back():
+                url = server.start()
         except EmbeddedPostgresError as error:
             raise CommandFailed(error) from error
         self._database = ProcessWatch.of_file(self._data_dir / "postgres" / "postmaster.pid")

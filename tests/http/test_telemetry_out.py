@@ -1,0 +1,294 @@
+"""Telemetry out: JSON in pages, CSV as a stream, series and metrics, and the policy for raw values on each of them."""
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+import pytest
+from litestar import Litestar
+
+from http_api import World, new_world, refusal
+
+BASE = 1_773_051_273_000_000
+
+
+async def record(world: World, values: list[float], *, signal: str = "value", start: int = BASE, **more: Any) -> None:
+    """Send readings, one a second."""
+    column = {
+        "signal": signal,
+        "timestamps": [start + place * 1_000_000 for place in range(len(values))],
+        "values": values,
+    }
+    await world.sensor.done("POST", "/telemetry", {**more, "columns": [column]})
+
+
+def telemetry(world: World) -> str:
+    """The path of the readings."""
+    return f"/capture-sessions/{world.session_id}/telemetry"
+
+
+async def test_physical_and_raw_values(world: World, runner: object) -> None:
+    await record(world, [1.0, 2.5, -200.0])
+    found = await world.viewer.done("GET", telemetry(world))
+    assert [item["value"] for item in found["items"]] == [3.0, 6.0, None]  # the last one is out of the valid range
+    assert found["items"][1]["timestamp"] == "2026-03-09T10:14:34.000000Z"
+    assert (found["layer"], found["profile_id"]) == ("physical", world.profile_id)
+    assert (found["sensor_id"], found["signal"], found["next_cursor"]) == (world.sensor_id, "value", None)
+    raw = await world.editor.done("GET", telemetry(world), params={"layer": "raw"})
+    assert [item["value"] for item in raw["items"]] == [1.0, 2.5, -200.0]
+    assert (raw["layer"], raw["profile_id"]) == ("raw", None)
+    same = await world.viewer.done("GET", telemetry(world), params={"profile_id": world.profile_id})
+    assert same["items"] == found["items"]
+    await world.viewer.refused("GET", telemetry(world), 404, "not_found", params={"profile_id": world.run_id})
+    await world.editor.refused(
+        "GET", telemetry(world), 409, "raw_has_no_profile", params={"profile_id": world.profile_id, "layer": "raw"}
+    )
+
+
+async def test_the_policy_for_raw_values(world: World, runner: object) -> None:
+    await record(world, [1.0])
+    metrics = f"/runs/{world.run_id}/metrics"
+    raw: dict[str, Any] = {"params": {"layer": "raw"}}
+    for path in (telemetry(world), metrics):
+        await world.viewer.refused("GET", path, 403, "raw_not_allowed", **raw)
+        await world.editor.done("GET", path, **raw)
+    await world.viewer.refused("GET", telemetry(world), 403, "raw_not_allowed", headers={"Accept": "text/csv"}, **raw)
+    await world.owner.done("PATCH", f"/projects/{world.project_id}", {"raw_readers": ["viewer"]})
+    for path in (telemetry(world), metrics):
+        await world.viewer.done("GET", path, **raw)
+        await world.editor.refused("GET", path, 403, "raw_not_allowed", **raw)
+    await world.owner.done(
+        "PATCH",
+        f"/projects/{world.project_id}",
+        {"physical_only": True, "raw_readers": ["viewer", "editor", "owner"]},
+    )
+    for client in (world.viewer, world.editor, world.owner):
+        for path in (telemetry(world), metrics):
+            await client.refused("GET", path, 403, "raw_not_allowed", **raw)
+            answer = await client.get(path)
+            assert '"layer":"raw"' not in answer.text
+
+
+async def test_without_a_profile_there_are_only_raw_values(app: Litestar, runner: object) -> None:
+    world = await new_world(app, start=False)
+    await world.owner.done("POST", f"/conversion-profiles/{world.profile_id}/retire")
+    await world.editor.done("POST", f"/runs/{world.run_id}/start")
+    await world.editor.done("POST", f"/capture-sessions/{world.session_id}/start")
+    await record(world, [7.0])
+    found = await world.editor.done("GET", telemetry(world))
+    assert (found["layer"], [item["value"] for item in found["items"]]) == ("raw", [7.0])
+    (metrics,) = (await world.editor.done("GET", f"/runs/{world.run_id}/metrics"))["items"]
+    assert (metrics["layer"], metrics["count"]) == ("raw", 1)
+    hidden = await world.viewer.done("GET", telemetry(world))
+    assert (hidden["layer"], hidden["items"]) == ("physical", [])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+async def test_pages_are_whole(world: World, runner: object, limit: int) -> None:
+    values = [float(n) for n in range(7)]
+    await record(world, values)
+    found: list[float] = []
+    query: dict[str, Any] = {"limit": limit}
+    while True:
+        page = await world.viewer.done("GET", telemetry(world), params=query)
+        assert len(page["items"]) <= limit
+        found += [item["value"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        # Readings that arrive behind the cursor do not disturb.
+        await record(world, [100.0], start=BASE - 1_000_000 * len(found))
+        query["cursor"] = page["next_cursor"]
+    assert found == [2 * value + 1 for value in values]
+    forged = {**query, "cursor": "AAAA"}
+    await world.viewer.refused("GET", telemetry(world), 400, "invalid_cursor", params=forged)
+
+
+async def test_limits(world: World, runner: object) -> None:
+    await record(world, [float(n) for n in range(1_001)])
+    page = await world.viewer.done("GET", telemetry(world))
+    assert len(page["items"]) == 1_000
+    page = await world.viewer.done("GET", telemetry(world), params={"limit": 10_000})
+    assert len(page["items"]) == 1_001
+    for limit in ("0", "10001", "x"):
+        await world.viewer.refused("GET", telemetry(world), 422, "invalid", params={"limit": limit})
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ({"start": "2026-03-09T10:14:35Z"}, [2, 3, 4]),
+        ({"end": "2026-03-09T10:14:35Z"}, [0, 1]),
+        ({"start": str(BASE + 1_000_000), "end": str(BASE + 3_000_000)}, [1, 2]),
+        ({"start": "2026-03-09T11:14:36.000001+01:00"}, [4]),
+        ({"start": "2026-03-09T10:14:35Z", "end": "2026-03-09T10:14:35Z"}, []),
+        ({"start": "0001-01-01T00:00:00Z", "end": "9999-12-31T23:59:59.999999Z"}, [0, 1, 2, 3, 4]),
+        ({"start": "-62135596800000000", "end": "253402300799999999"}, [0, 1, 2, 3, 4]),
+    ],
+)
+async def test_a_range_of_time(world: World, runner: object, query: dict[str, str], values: list[int]) -> None:
+    await record(world, [0, 1, 2, 3, 4])
+    query = {**query, "layer": "raw"}
+    found = await world.editor.done("GET", telemetry(world), params=query)
+    assert [item["value"] for item in found["items"]] == values
+    answer = await world.editor.get(telemetry(world), params=query, headers={"Accept": "text/csv"})
+    assert [float(row["value"]) for row in csv.DictReader(io.StringIO(answer.text))] == values
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"start": "yesterday"},
+        {"start": "2026-03-09T10:14:35"},
+        {"start": "1.5"},
+        {"start": "253402300800000000"},
+        {"end": "-62135596800000001"},
+        {"end": ""},
+        {"layer": "cooked"},
+        {"signal": ""},
+        {"sensor_id": "x"},
+        {"points": "100"},
+        {"start": ["1", "2"]},
+    ],
+)
+async def test_bad_queries(world: World, runner: object, query: dict[str, Any]) -> None:
+    problem = await world.viewer.refused("GET", telemetry(world), 422, "invalid", params=query)
+    assert problem["errors"][0]["path"] == next(iter(query))
+
+
+async def test_which_series_is_meant(app: Litestar, runner: object) -> None:
+    world = await new_world(app, start=False)
+    body = {"name": "S2", "sensor_type": "t", "input_unit": "V", "display_unit": "V", "project_id": world.project_id}
+    other = await world.editor.done("POST", "/sensors", body)
+    path = telemetry(world)
+    # Nothing takes part yet.
+    problem = await world.viewer.refused("GET", path, 422, "invalid")
+    assert problem["errors"][0]["path"] == "sensor_id"
+    await world.viewer.refused("GET", path, 404, "not_found", params={"sensor_id": world.sensor_id})
+    await world.editor.done("POST", f"/runs/{world.run_id}/start")
+    await world.editor.done("POST", f"/capture-sessions/{world.session_id}/start")
+    assert (await world.viewer.done("GET", path))["items"] == []
+    await record(world, [1.0], signal="a")
+    assert (await world.viewer.done("GET", path))["signal"] == "a"
+    await record(world, [2.0], signal="b")
+    problem = await world.viewer.refused("GET", path, 422, "invalid")
+    assert problem["errors"][0]["path"] == "signal"
+    assert (await world.viewer.done("GET", path, params={"signal": "b"}))["items"][0]["value"] == 5.0
+    await record(world, [3.0])
+    assert (await world.viewer.done("GET", path))["signal"] == "value"
+    named = {"sensor_id": world.sensor_id, "signal": "none"}
+    assert (await world.viewer.done("GET", path, params=named))["items"] == []
+    await world.viewer.refused("GET", path, 404, "not_found", params={"sensor_id": other["id"]})
+    for query in ({"sensor_id": world.sensor_id}, {}, {"sensor_id": world.sensor_id, "signal": "value"}):
+        await world.outsider.refused("GET", path, 404, "not_found", params=query)
+
+
+async def test_csv_comes_whole(world: World, runner: object) -> None:
+    values = [math.sin(n) * 10 ** (n % 30 - 15) for n in range(25_000)]
+    for start in range(0, len(values), 5_000):
+        await record(world, values[start : start + 5_000], start=BASE + start * 1_000_000)
+    query = {"layer": "raw"}
+    answer = await world.editor.get(telemetry(world), params=query, headers={"Accept": "text/csv"})
+    assert answer.headers["content-type"].startswith("text/csv; charset=utf-8")
+    assert "link" not in answer.headers
+    header, *rows = answer.text.splitlines()
+    assert header == "timestamp,value"
+    assert [float(row.split(",")[1]) for row in rows] == values  # to the bit
+    assert rows[1].startswith("2026-03-09T10:14:34.000000Z,")
+    physical = await world.viewer.get(telemetry(world), headers={"Accept": "text/csv"})
+    expected = [value for value in values if value >= -100]
+    present = [row for row in csv.DictReader(io.StringIO(physical.text)) if row["value"]]
+    assert [float(row["value"]) for row in present] == [2 * value + 1 for value in expected]
+    assert len(physical.text.splitlines()) == len(values) + 1
+
+
+async def test_csv_in_pages(world: World, runner: object) -> None:
+    await record(world, [float(n) for n in range(5)])
+    url = f"{telemetry(world)}?limit=2&start=2026-03-09T10:14:33Z&signal=value"
+    found: list[float] = []
+    while url:
+        answer = await world.viewer.get(url, headers={"Accept": "text/csv;q=1, application/json;q=0.5"})
+        assert answer.status_code == 200, answer.text
+        found += [float(row["value"]) for row in csv.DictReader(io.StringIO(answer.text))]
+        following = answer.links.get("next", {}).get("url", "")
+        url = following.removeprefix("/api/v1")
+    assert found == [1.0, 3.0, 5.0, 7.0, 9.0]
+
+
+async def test_what_cannot_be_had(world: World, runner: object) -> None:
+    for accept in ("application/vnd.apache.arrow.stream", "text/html", "text/csv;q=0, application/json;q=0"):
+        answer = await world.viewer.get(telemetry(world), headers={"Accept": accept})
+        refusal(answer, 406, "not_acceptable")
+    assert (await world.viewer.get(telemetry(world), headers={"Accept": "text/*"})).text.startswith("timestamp")
+
+
+async def test_series(app: Litestar, runner: object) -> None:
+    world = await new_world(app)
+    path = f"/capture-sessions/{world.session_id}/series"
+    assert (await world.viewer.done("GET", path))["items"] == []
+    await record(world, [1.0, -200.0, 3.0])
+    await record(world, [9.0], signal="other")
+    await world.editor.done("POST", f"/capture-sessions/{world.session_id}/stop", {"outcome": "succeeded"})
+    await record(world, [5.0], start=BASE + 60_000_000, capture_session_id=world.session_id)
+    first, second = (await world.viewer.done("GET", path))["items"]
+    assert first == {
+        "capture_session_id": world.session_id,
+        "sensor_id": world.sensor_id,
+        "signal": "other",
+        "count": 1,
+        "late": 0,
+        "out_of_range": 0,
+        "first_timestamp": "2026-03-09T10:14:33.000000Z",
+        "last_timestamp": "2026-03-09T10:14:33.000000Z",
+        "profile_id": world.profile_id,
+    }
+    assert (second["signal"], second["count"], second["late"], second["out_of_range"]) == ("value", 4, 1, 1)
+    assert second["last_timestamp"] == "2026-03-09T10:15:33.000000Z"
+
+
+async def test_metrics(world: World, runner: object) -> None:
+    path = f"/runs/{world.run_id}/metrics"
+    assert (await world.viewer.done("GET", path))["items"] == []
+    values = [1.0, 4.0, -200.0, 2.5]
+    await record(world, values)
+    await record(world, [8.0], signal="other")
+    other, physical = (await world.viewer.done("GET", path))["items"]
+    assert (other["signal"], other["count"], other["stddev"]) == ("other", 1, 0.0)
+    converted = [3.0, 9.0, 6.0]
+    assert physical == {
+        "sensor_id": world.sensor_id,
+        "signal": "value",
+        "layer": "physical",
+        "profile_id": world.profile_id,
+        "count": 3,
+        "late": 0,
+        "out_of_range": 1,
+        "min": 3.0,
+        "max": 9.0,
+        "mean": pytest.approx(6.0),
+        "stddev": pytest.approx(math.sqrt(sum((value - 6.0) ** 2 for value in converted) / 3)),
+        "first": 3.0,
+        "last": 6.0,
+    }
+    query = {"layer": "raw", "signal": ["value", "unheard"]}
+    (raw,) = (await world.editor.done("GET", path, params=query))["items"]
+    assert (raw["layer"], raw["profile_id"], raw["count"], raw["min"]) == ("raw", None, 4, -200.0)
+    await world.viewer.refused("GET", path, 422, "invalid", params={"bucket": "60"})
+
+
+async def test_a_late_batch_is_in_its_place(world: World, runner: object) -> None:
+    await record(world, [3.0, 4.0], start=BASE + 2_000_000)
+    await record(world, [1.0, 2.0])
+    await record(world, [40.0], start=BASE + 3_000_000)
+    found = await world.editor.done("GET", telemetry(world), params={"layer": "raw"})
+    assert [item["value"] for item in found["items"]] == [1.0, 2.0, 3.0, 40.0]
+    (metrics,) = (await world.editor.done("GET", f"/runs/{world.run_id}/metrics", params={"layer": "raw"}))["items"]
+    assert (metrics["count"], metrics["first"], metrics["last"], metrics["max"]) == (4, 1.0, 40.0, 40.0)
+
+
+async def test_numbers_round_trip_as_json(world: World, runner: object) -> None:
+    values = [0.1, 5e-324, 1.7976931348623157e308, -1e-7, 2.0**53]
+    await record(world, values)
+    answer = await world.editor.get(telemetry(world), params={"layer": "raw"})
+    assert [item["value"] for item in json.loads(answer.text)["items"]] == values
