@@ -433,6 +433,19 @@ async def test_metrics_by_hand(rig: Rig):
     assert physical.statistics.mean == pytest.approx(11.0, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[5e-324, 1e-300, 0.0], [5e-324] * 3, [1.7e308, 1.7e308, 1.6e308], [-1.7e308, 1.7e308], [1e200, 1.0, -1e200]],
+    ids=str,
+)
+async def test_no_reading_is_too_small_or_too_large_for_metrics(rig: Rig, values: list[float]):
+    for place, value in enumerate(values):
+        await rig.deliver(a_column([T0 + place], [value]))
+    assert (await rig.only_series()).count == len(values)
+    (metrics,) = await rig.metrics(Layer.RAW)
+    _same(metrics.statistics, values)
+
+
 async def test_metrics_span_the_sessions_of_a_run(rig: Rig):
     await rig.deliver(a_column([T0 + 100, T0 + 200], [10.0, 20.0]))
     stopped = await rig.stopped()
@@ -731,6 +744,7 @@ COLUMNS = st.builds(
 BATCHES = st.lists(st.tuples(st.lists(COLUMNS, min_size=1, max_size=3), st.booleans()), max_size=6)
 
 
+@pytest.mark.timeout(3_600)  # for the nights, when far more is tried
 def test_any_batches_are_read_as_the_model_says(runner: asyncio.Runner, units_of_work: UnitsOfWork):
     @given(BATCHES, st.integers(1, 9), st.tuples(STAMPS, STAMPS))
     def agrees(batches: list[tuple[list[Column], bool]], limit: int, window: tuple[int, int]) -> None:

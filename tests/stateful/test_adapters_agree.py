@@ -32,6 +32,8 @@ from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
 
+pytestmark = pytest.mark.timeout(3_600)  # for the nights, when far more is tried
+
 T0 = micros(NOW)
 SECOND = 1_000_000
 SECRET = {"token", "token_hash", "previous_token_hash"}

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,6 +18,8 @@ from experiment_domain.kernel.access import Principal, Role, SensorToken
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Layer, ReadingQuery
+
+pytestmark = pytest.mark.timeout(3_600)  # for the nights, when far more is tried
 
 PEOPLE = {name: User(id=name) for name in ("ann", "ben", "cid", "dee")}
 HOME = {"ann": Role.OWNER, "ben": Role.EDITOR, "cid": Role.VIEWER}

@@ -75,6 +75,14 @@ def test_an_edit_makes_a_new_version_and_repeating_it_makes_none(make: Callable[
     assert change.result.edit(at=later(120), **values).is_empty
 
 
+def test_who_read_an_older_version_is_told_of_the_newer_one():
+    session = a_session(version=3)
+    session.expect(3)
+    session.expect(None)
+    refusal = _refused("version_mismatch", lambda: session.expect(2))
+    assert refusal.detail == "This capture session has changed since you read it; it is at version 3 now."
+
+
 REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("archived", lambda: an_experiment(status=ExperimentStatus.ARCHIVED).edit(at=WHEN, name="B")),
     ("archived", lambda: an_experiment(status=ExperimentStatus.ARCHIVED).check_accepts_runs()),

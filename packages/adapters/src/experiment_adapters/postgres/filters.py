@@ -61,4 +61,5 @@ class Conditions:
         text = " || ' ' || ".join(f"coalesce({column}, '')" for column in columns)
         for word in (words or "").split():
             pattern = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-            self.add(f"({text}) ILIKE %s", f"%{pattern}%")
+            # Columns sorted by code point know no case beyond ASCII; the database's own collation does.
+            self.add(f'({text}) COLLATE "default" ILIKE %s', f"%{pattern}%")

@@ -97,7 +97,7 @@ def _conditions(which: RunFilter) -> Conditions:
     if which.profile_ids:
         conditions.add(
             "id IN (SELECT run_id FROM capture_session_pins JOIN capture_sessions"
-            " ON capture_sessions.id = capture_session_id WHERE profile_id = ANY(%s))",
+            " ON capture_sessions.id = capture_session_id WHERE profile_id = ANY(%s) AND deleted_at IS NULL)",
             list(which.profile_ids),
         )
     conditions.between("created_at", which.created_after, which.created_before)

@@ -55,6 +55,7 @@ class Statements:
         self._stack = AsyncExitStack()
         self._connection: Connection | None = None
         self._open = False
+        self._failure: psycopg.Error | None = None
 
     def write(self, sql: str, parameters: Sequence[Any]) -> None:
         """Queue a statement whose rows do not matter."""
@@ -68,20 +69,38 @@ class Statements:
 
     async def send(self, *, commit: bool = False) -> None:
         """Send the queue, in order; the first of it begins the transaction."""
+        if self._failure is not None:
+            # The transaction is over, whoever passed over that: a COMMIT would be answered by a silent ROLLBACK.
+            raise self._failure
         queue, self._queue = self._queue, []
         connection = self._connection or await self._connect()
+        try:
+            await self._send(connection, queue, commit=commit)
+        except psycopg.Error as error:
+            self._failure = error
+            raise
+        except BaseException:
+            # Broken off half way, by a client that left: what the server has yet to say belongs to nobody.
+            await connection.close()
+            raise
+
+    async def _send(
+        self, connection: Connection, queue: Sequence[tuple[str, Sequence[Any], Answer | None]], *, commit: bool
+    ) -> None:
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
             if self._in_transaction and not self._open:
-                await connection.execute("BEGIN")
+                await connection.execute("BEGIN", prepare=False)
                 self._open = True
             for sql, parameters, answer in queue:
                 cursor = connection.cursor(binary=True)
-                await cursor.execute(cast("LiteralString", sql), parameters)
+                # Prepared from the first use on, or never: of a statement that psycopg prepares at a later use, it
+                # does not notice that the pipeline was aborted before it, and takes it for prepared ever after.
+                await cursor.execute(cast("LiteralString", sql), parameters, prepare=True)
                 if answer is not None:
                     answer.cursor = cursor
             if commit:
-                await connection.execute("COMMIT")
+                await connection.execute("COMMIT", prepare=False)
 
     async def commit(self) -> None:
         """Send what is queued and commit; nothing to do where nothing was ever queued."""
@@ -106,7 +125,7 @@ class Statements:
     async def _roll_back(self, connection: Connection) -> None:
         self._open = False
         try:
-            await connection.execute("ROLLBACK")
+            await connection.execute("ROLLBACK", prepare=False)
         except psycopg.Error:
             # A broken connection rolls back by itself; the pool replaces it.
             await connection.close()

@@ -1,13 +1,17 @@
 """Units of work on PostgreSQL: a pool of connections, and one transaction at a time on one of them."""
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
 from experiment_adapters.postgres.captures import PostgresCaptures
@@ -29,6 +33,7 @@ from experiment_adapters.postgres.telemetry import arrays
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
+from experiment_domain.kernel.values import JSON_INTEGER
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 
 
@@ -166,6 +171,8 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
 
     async def configure(connection: Connection) -> None:
         arrays.register(connection)
+        set_json_dumps(msgspec.json.encode, connection)
+        set_json_loads(_json, connection)
 
     async def check(connection: AsyncConnection[tuple[object, ...]]) -> None:
         # A former primary still answers: what matters is whether it takes writes.
@@ -187,6 +194,16 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
         open=False,
         name="writing" if writing else "reading",
     )
+
+
+def _json(text: str | bytes) -> Any:
+    return json.loads(text, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    """A number without a fraction. The domain takes integers of 64 bits: one beyond is a float, kept as numeric."""
+    number = int(digits)
+    return number if -JSON_INTEGER <= number < JSON_INTEGER else float(number)
 
 
 def _fails_over(url: str) -> bool:

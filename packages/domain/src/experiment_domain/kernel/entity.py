@@ -1,5 +1,6 @@
 """Entities, what a command changes in them, and the immutable history of their statuses."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -36,7 +37,7 @@ class Entity:
     def expect(self, version: int | None) -> None:
         """Refuse with `VersionMismatch` unless this is the version the caller has read (None: any)."""
         if version is not None and version != self.version:
-            raise VersionMismatch(type(self).__name__.lower(), self.version)
+            raise VersionMismatch(re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__).lower(), self.version)
 
 
 E = TypeVar("E", bound=Entity)

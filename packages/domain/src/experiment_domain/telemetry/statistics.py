@@ -45,8 +45,8 @@ class Statistics:
         count = self.count + later.count
         apart = later.mean - self.mean
         mean = self.mean + apart * (later.count / count)
-        if not math.isfinite(mean):
-            # The distance of huge means overflows while their mean is an ordinary number.
+        if not math.isfinite(apart):
+            # Means at both ends of the scale: their distance overflows while their mean does not.
             mean = self.mean * (self.count / count) + later.mean * (later.count / count)
         return Statistics(
             count=count,

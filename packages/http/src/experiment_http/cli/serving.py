@@ -6,6 +6,7 @@ same in the foreground. Everything else comes from the environment.
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 MODULE = "experiment_http.asgi"
@@ -20,6 +21,9 @@ def serve(host: str, port: int, processes: int) -> None:
     from granian.log import LogLevels  # noqa: PLC0415
     from granian.server import Server  # noqa: PLC0415
 
+    if sys.platform == "linux":
+        # Workers are forked: they share what is imported now, and one that crashed is back at once.
+        import_module(MODULE)
     server = Server(
         TARGET,
         address=host,

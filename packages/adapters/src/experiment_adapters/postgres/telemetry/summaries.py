@@ -15,7 +15,8 @@ from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import Layer
 
 # Chunks of a series in the order of time fall into islands that do not overlap. Those of islands of one are summed
-# up here; the positions of the others are handed out, to be opened.
+# up here; the positions of the others are handed out, to be opened, and so are those of values so large or small that
+# PostgreSQL, which refuses to round to infinity or zero, could not sum them up.
 _SUMMARIES = """
 WITH chunks AS (
     SELECT series.capture_session_id, series.id AS series_id, series.sensor_id, series.signal, series.profile_id,
@@ -32,26 +33,30 @@ WITH chunks AS (
         PARTITION BY series.capture_session_id, series.id ORDER BY chunk.starts_at, chunk.position
     )
 ), sorted AS (
-    SELECT *, coalesce(reached >= starts_at, false) OR coalesce(next_starts_at <= ends_at, false) AS overlapped
+    SELECT *, coalesce(reached >= starts_at, false) OR coalesce(next_starts_at <= ends_at, false)
+        OR greatest(abs(minimum), abs(maximum)) > 1e140
+        OR greatest(abs(minimum), abs(maximum)) BETWEEN 5e-324 AND 1e-140 AS opened
     FROM chunks
 ), apart AS (
     SELECT capture_session_id, series_id,
         sum(readings) AS readings, sum(readings) FILTER (WHERE late) AS late,
         min(starts_at) AS starts_at, max(ends_at) AS ends_at,
         sum(count) AS count, min(minimum) AS minimum, max(maximum) AS maximum,
-        sum(mean * count) / nullif(sum(count), 0) AS mean,
+        CASE WHEN abs(sum(mean * count)) > 1e-290 THEN sum(mean * count) / sum(count) ELSE 0 END AS mean,
         (array_agg(first ORDER BY starts_at) FILTER (WHERE count > 0))[1] AS first,
         (array_agg(last ORDER BY starts_at DESC) FILTER (WHERE count > 0))[1] AS last,
         min(starts_at) FILTER (WHERE count > 0) AS first_at, max(ends_at) FILTER (WHERE count > 0) AS last_at
-    FROM sorted WHERE NOT overlapped GROUP BY capture_session_id, series_id
+    FROM sorted WHERE NOT coalesce(opened, false) GROUP BY capture_session_id, series_id
 ), spread AS (
     SELECT capture_session_id, series_id,
-        sum(sorted.squares + sorted.count * (sorted.mean - apart.mean) ^ 2) AS squares
+        sum(sorted.squares + CASE
+            WHEN abs(sorted.mean - apart.mean) > 1e-150 THEN sorted.count * (sorted.mean - apart.mean) ^ 2 ELSE 0
+        END) AS squares
     FROM sorted JOIN apart USING (capture_session_id, series_id)
-    WHERE NOT overlapped AND sorted.count > 0 GROUP BY capture_session_id, series_id
+    WHERE NOT coalesce(opened, false) AND sorted.count > 0 GROUP BY capture_session_id, series_id
 ), overlapping AS (
     SELECT capture_session_id, series_id, array_agg(position ORDER BY starts_at, position) AS positions
-    FROM sorted WHERE overlapped GROUP BY capture_session_id, series_id
+    FROM sorted WHERE opened GROUP BY capture_session_id, series_id
 ), named AS (
     SELECT DISTINCT capture_session_id, series_id, sensor_id, signal, profile_id FROM chunks
 )
