@@ -5,7 +5,8 @@ import base64
 import hashlib
 import hmac
 import json
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -611,21 +612,34 @@ def test_no_local_token_is_issued_that_would_be_refused(tmp_path: Path, user: st
         LocalKeys(tmp_path).issue(user, expires)
 
 
-def _local(data_dir: Path, barrier: Any, answers: Any) -> None:
-    barrier.wait(30)
-    local = LocalKeys(data_dir)
-    answers.put((local.secret_key, local.jwt_settings.keys[0].kid))
+MAKES_LOCAL_KEYS = """
+import sys, pathlib
+from experiment_adapters.auth.local import LocalKeys
+print("ready", flush=True)
+sys.stdin.read(1)
+local = LocalKeys(pathlib.Path(sys.argv[1]))
+print(local.secret_key.hex(), local.jwt_settings.keys[0].kid)
+"""
 
 
 def test_processes_that_make_the_local_keys_at_once_end_with_the_same(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_local, args=(tmp_path / "data", barrier, answers)) for _ in range(4)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MAKES_LOCAL_KEYS, str(tmp_path / "data")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
     for process in processes:
-        process.start()
-    found = {answers.get(timeout=60) for _ in processes}
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.join(30)
-        assert process.exitcode == 0
+        assert process.stdin is not None
+        process.stdin.write("!")
+        process.stdin.flush()
+    found = {process.communicate(timeout=60)[0] for process in processes}
+    assert all(process.returncode == 0 for process in processes)
     assert len(found) == 1
     assert {path.name for path in (tmp_path / "data" / "keys").iterdir()} == {"signing-key.pem", "secret-key"}
