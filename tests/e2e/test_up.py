@@ -111,9 +111,9 @@ def test_a_token_is_alone_on_standard_output(shared_up: Up) -> None:
     made = command("token", "--user", "ada", "--data-dir", str(shared_up.data_dir), home=shared_up.home)
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", made.stdout)
     assert made.stderr == ""
-    with api(shared_up) as client:
-        assert client.get("/projects").status_code == 200
-        assert client.get("/projects", headers={"Authorization": "Bearer x.y.z"}).status_code == 401
+    for token, status in ((made.stdout.strip(), 200), ("x.y.z", 401)):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{shared_up.url}/api/v1/projects", headers=headers, trust_env=False).status_code == status
 
 
 def test_a_token_has_a_lifetime(shared_up: Up, here: Here) -> None:
@@ -142,7 +142,7 @@ def test_a_port_in_use_is_refused_before_anything_is_done(home: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         done = command("up", "--data-dir", "data", "--port", str(port), home=home)
-    assert one_line_of(done) == f"port {port} on 127.0.0.1 is in use: stop what uses it, or choose --port"
+    assert one_line_of(done) == f"port {port} on 127.0.0.1 is in use: stop what uses it, or choose another --port"
     assert list(home.iterdir()) == []
 
 
@@ -201,8 +201,8 @@ def test_help_for_api_lists_the_settings(here: Here) -> None:
     assert [row.variable for row in SETTINGS if row.variable not in shown] == []
 
 
-def test_the_document_is_the_one_that_is_served(shared_up: Up) -> None:
-    printed = command("openapi", home=shared_up.home)
+def test_the_document_is_the_one_that_is_served(shared_up: Up, here: Here) -> None:
+    printed = here("openapi")
     served = httpx.get(f"{shared_up.url}/schema/openapi.json", trust_env=False)
     assert json.loads(printed.stdout) == served.json()
 
@@ -214,9 +214,9 @@ def test_the_schema_as_sql(here: Here) -> None:
     assert "EXPERIMENT_DATABASE_URL is not set" in one_line_of(here("migrate"))
 
 
-def test_seeded_runs_are_there(shared_up: Up) -> None:
+def test_seeded_runs_are_there(shared_up: Up, here: Here) -> None:
     arguments = ("seed", "--runs", "300", "--user", "seeder", "--data-dir", str(shared_up.data_dir))
-    done = command(*arguments, home=shared_up.home)
+    done = here(*arguments)
     assert done.returncode == 0, done.stderr
     found = re.match(r"project ([0-9a-f-]{36}): 300 runs", done.stdout)
     assert found

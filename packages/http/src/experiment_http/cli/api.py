@@ -5,6 +5,7 @@ import os
 from cyclopts import App
 
 from experiment_adapters.settings import OTEL_MEANING, PREFIX, SETTINGS, Settings, SettingsError
+from experiment_http.cli import serving
 from experiment_http.cli.failure import CommandFailed
 from experiment_http.cli.local import TOKEN_VARIABLE
 
@@ -37,8 +38,6 @@ def api(*, host: str | None = None, port: int | None = None, workers: int | None
     workers
         How many processes answer requests; EXPERIMENT_API_PROCESSES otherwise.
     """
-    from experiment_http.cli.serving import serve  # noqa: PLC0415 - not needed for help
-
     os.environ.pop(TOKEN_VARIABLE, None)
     try:
         settings = Settings.from_environment(os.environ)
@@ -50,8 +49,9 @@ def api(*, host: str | None = None, port: int | None = None, workers: int | None
         raise CommandFailed(f"{PREFIX}JWT_ISSUER is not set; `experiment-service up` makes its own keys")
     if settings.secret_key is None:
         raise CommandFailed(f"{PREFIX}SECRET_KEY is not set: `openssl rand -hex 32` makes one")
-    where = host or settings.api.host, settings.api.port if port is None else port
+    address = host or settings.api.host
+    number = serving.free_port(address, settings.api.port if port is None else port)
     try:
-        serve(*where, workers or settings.api.processes)
+        serving.serve(address, number, workers or settings.api.processes)
     except OSError as error:
-        raise CommandFailed(f"cannot listen on {where[0]}:{where[1]}: {error.strerror or error}") from error
+        raise CommandFailed(f"cannot listen on {address}:{number}: {error.strerror or error}") from error

@@ -4,15 +4,24 @@
 same in the foreground. Everything else comes from the environment.
 """
 
+import errno
+import socket
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from experiment_http.cli.failure import CommandFailed
 
 MODULE = "experiment_http.asgi"
 TARGET = f"{MODULE}:app"
 DRAINING = 10
 """Seconds that open requests have to end when the API is asked to stop."""
+
+
+PORT_PATIENCE = 1.5
+"""Seconds in which the API of an `up` that was killed has let go of its port."""
 
 
 def serve(host: str, port: int, processes: int) -> None:
@@ -37,6 +46,33 @@ def serve(host: str, port: int, processes: int) -> None:
         log_level=LogLevels.warning,
     )
     server.serve(target_loader=_load)
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or one that is free where it is 0. Raises `CommandFailed` where the API could not listen on it.
+
+    It has to be asked first: the server shares its port with its own workers, and so with another such server too.
+    """
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                # As servers do: connections of an earlier one that are still closing do not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                return probe.getsockname()[1]
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                raise CommandFailed(
+                    f"port {port} on {host} is in use: stop what uses it, or choose another --port"
+                ) from error
+            raise CommandFailed(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def _load(_target: str) -> Callable[..., Any]:

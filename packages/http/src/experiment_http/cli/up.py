@@ -1,10 +1,8 @@
 """`up`: everything on this machine, as one command."""
 
-import errno
 import http.client
 import os
 import shlex
-import socket
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 8000
 EVERYWHERE = {"0.0.0.0": HOST, "::": "::1"}  # noqa: S104 - where to knock when it listens on all addresses
-PORT_PATIENCE = 1.5
-"""Seconds in which the API of an `up` that was killed has let go of its port."""
 START_PATIENCE = 120.0
 STOP_PATIENCE = serving.DRAINING + 10.0
 DEMO_USER = "demo"
@@ -67,7 +63,7 @@ def up(
     demo
         Set up a thermocouple rig once, record with it as long as this runs, and show what to try.
     """
-    port = free_port(host, port)
+    port = serving.free_port(host, port)
     with Signals() as signals:
         try:
             with ExitStack() as stack:
@@ -248,25 +244,3 @@ class Everything:
         code = api.exit_code()
         if code is not None:
             raise CommandFailed(f"the API has died ({ending(code)})")
-
-
-def free_port(host: str, port: int) -> int:
-    """`port`, or one that is free where it is 0. Raises `CommandFailed` where the API could not listen on it."""
-    deadline = time.monotonic() + PORT_PATIENCE
-    while True:
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family, kind, protocol) as probe:
-                # As servers do: connections of an earlier one that are still closing do not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                return probe.getsockname()[1]
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)
-                    continue
-                raise CommandFailed(f"port {port} on {host} is in use: stop what uses it, or choose --port") from error
-            raise CommandFailed(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
