@@ -77,7 +77,7 @@ def test_the_owner_changes_nothing_by_accident(owner: psycopg.Connection, table:
     assert rows(owner, table) == before
 
 
-def test_no_foreign_key_leads_to_them(owner: psycopg.Connection) -> None:
+def test_they_refer_to_nothing_by_foreign_keys(owner: psycopg.Connection) -> None:
     # A cascade would delete without asking for the right to.
     found = owner.execute(
         "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%s::regclass[])", [list(TABLES)]

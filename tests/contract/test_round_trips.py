@@ -91,3 +91,22 @@ async def test_a_batch_is_two_round_trips(runner, services: Services, monkeypatc
     assert await trips(START) == 4  # the first reading makes the sensor active, which holds it and asks who it is
     assert await trips(START + 10) == 2
     assert await trips(START + 10) == 2  # a repeated one: what was answered, and the end of the transaction
+
+
+@pytest.mark.postgres
+async def test_starting_a_session_takes_as_many_round_trips_whatever_the_sensors(
+    runner, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    for sensors in (1, 12):
+        run = await a_running_run(services)
+        async with services.begin(ANN) as work:
+            for number in range(sensors):
+                made = await work.sensors.register(
+                    project_id=run.project_id, name=f"TC {number}", sensor_type="k", input_unit="mV", display_unit="°C"
+                )
+                await work.runs.bind(run.id, made.sensor.id)
+        found.append(
+            await trips_of(monkeypatch, services, ANN, lambda work, run=run: work.captures.create(run.id, start=True))
+        )
+    assert found == [5, 5]

@@ -650,14 +650,11 @@ async def test_one_batch_is_not_kept_twice(rig: Rig):
     assert (await rig.only_series()).count == 1
 
 
-async def test_readings_are_of_a_session_and_a_sensor_that_are_there(rig: Rig):
+async def test_readings_are_of_a_session_that_is_there(rig: Rig):
     intake = rig.intake(BATCH, rig.session)
-    for receipt in (
-        evolve(intake.receipt, capture_session_id=fresh()),
-        evolve(intake.receipt, sensor_id=fresh()),
-    ):
-        async with refused(rig.units, "reference_missing") as uow:
-            uow.telemetry.append(evolve(intake, receipt=receipt))
+    receipt = evolve(intake.receipt, capture_session_id=fresh())
+    async with refused(rig.units, "reference_missing") as uow:
+        uow.telemetry.append(evolve(intake, receipt=receipt))
 
 
 async def test_a_batch_that_is_not_committed_was_never_there(rig: Rig):

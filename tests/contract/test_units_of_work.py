@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -322,7 +322,7 @@ async def test_a_users_grants_are_the_higher_of_token_and_membership(units_of_wo
         uow.projects.put_member(Member(project_id=projects[3].id, user_id=f"{user} II", role=Role.OWNER, added_at=NOW))
     claims = {projects[0].id: Role.EDITOR, projects[1].id: Role.VIEWER, (elsewhere := fresh()): Role.VIEWER}
     async with units_of_work.begin(User(id=user, projects=claims), read_only=True) as uow:
-        grants = await uow.grants()
+        grants = await uow.grants(NOW)
     assert (grants.actor, grants.sensor_id, grants.everywhere) == (user, None, False)
     assert grants.roles == {
         projects[0].id: Role.EDITOR,
@@ -340,22 +340,22 @@ async def test_grants_see_the_memberships_that_are_kept(units_of_work: UnitsOfWo
         async with committed(units_of_work) as uow:
             uow.projects.put_member(Member(project_id=project.id, user_id=user.id, role=role, added_at=NOW))
         async with units_of_work.begin(user) as uow:
-            assert (await uow.grants()).roles == {project.id: role}
+            assert (await uow.grants(NOW)).roles == {project.id: role}
     async with committed(units_of_work) as uow:
         uow.projects.remove_member(project.id, user.id)
     async with units_of_work.begin(user) as uow:
-        assert (await uow.grants()).roles == {}
+        assert (await uow.grants(NOW)).roles == {}
 
 
 async def test_the_service_itself_is_granted_everything(units_of_work: UnitsOfWork):
     async with units_of_work.begin(System()) as uow:
-        grants = await uow.grants()
+        grants = await uow.grants(NOW)
     assert (grants.actor, grants.everywhere) == ("system", True)
 
 
 async def test_a_sensors_token_grants_its_own_series(units_of_work: UnitsOfWork):
     project, other = a_project(), a_project()
-    now = datetime.now(UTC)
+    now = NOW
     tokens = [token_hash(new_token()) for _ in range(4)]
     alive = a_sensor(
         project,
@@ -374,13 +374,13 @@ async def test_a_sensors_token_grants_its_own_series(units_of_work: UnitsOfWork)
         uow.sensors.share(alive.id, other.id, NOW, "ann")
     for token, sensor in ((tokens[0], alive), (tokens[1], alive), (tokens[2], dead)):
         async with units_of_work.begin(SensorToken(token_hash=token)) as uow:
-            grants = await uow.grants()
+            grants = await uow.grants(NOW)
         assert (grants.actor, grants.sensor_id) == (f"sensor:{sensor.id}", sensor.id)
         assert (grants.roles, grants.everywhere) == ({project.id: Role.SENSOR}, False)
     for token in (tokens[3], token_hash(new_token())):
         async with units_of_work.begin(SensorToken(token_hash=token)) as uow:
             with pytest.raises(Unauthenticated):
-                await uow.grants()
+                await uow.grants(NOW)
 
 
 async def test_a_reader_sees_what_is_committed(units_of_work: UnitsOfWork):
@@ -388,3 +388,11 @@ async def test_a_reader_sees_what_is_committed(units_of_work: UnitsOfWork):
     assert await ask(units_of_work, lambda uow: uow.projects.get(project.id, Lock.UPDATE)) is None
     await keep(units_of_work, project)
     assert await ask(units_of_work, lambda uow: uow.projects.get(project.id, Lock.SHARE)) == project
+
+
+async def test_a_unit_of_work_that_only_reads_refuses_writes(units_of_work: UnitsOfWork):
+    project = a_project()
+    async with units_of_work.begin(SYSTEM, read_only=True) as uow:
+        with pytest.raises(RuntimeError):
+            uow.projects.add(project)
+    assert await ask(units_of_work, lambda uow: uow.projects.get(project.id)) is None

@@ -1,12 +1,13 @@
 """Readings through the library's door: where they go, who reads them, and under which calibration."""
 
+import asyncio
 import math
 from typing import Any
 
 import pytest
 from attrs import evolve
 
-from entities import a_batch, a_column, fresh
+from entities import NOW, a_batch, a_column, fresh
 from experiment_domain import Work
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.access import Role, SensorToken, User
@@ -20,6 +21,7 @@ from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.telemetry import Accepted, LayerReadings
 from laboratory import Laboratory, token_of
 
+T0 = micros(NOW)
 ONE = a_batch(a_column([1], [10.0]))
 
 
@@ -243,7 +245,7 @@ async def test_a_layer_is_chosen_or_named(lab: Laboratory):
     for sensor in (made, plain):
         with pytest.raises(NotFound):
             await _read(lab, session, sensor, profile_id=fresh())
-    with pytest.raises(Conflict) as refusal:
+    with pytest.raises(Invalid) as refusal:
         await _read(lab, session, made, Layer.RAW, profile_id=profile.id)
     assert refusal.value.code == "raw_has_no_profile"
 
@@ -345,3 +347,58 @@ async def test_one_unit_of_work_takes_several_batches(lab: Laboratory):
     answers = await lab.do(both, by=token_of(made))
     assert [answer.duplicate for answer in answers] == [False, False, True]
     assert _values(await _read(lab, session, made)) == {1: 2.0, 2: 2.0}
+
+
+async def test_metrics_show_raw_recordings_beside_converted_ones(lab: Laboratory):
+    run, made, first = await _recording(lab)
+    await lab.ingest(made, a_batch(a_column([T0, T0 + 1], [1.0, 3.0]), session=first.id))
+    await lab.stop(first)
+    profile = await lab.profile(made, 2.0, 0.0)
+    second = await lab.session(run)
+    await lab.ingest(made, a_batch(a_column([T0 + 2], [5.0]), session=second.id))
+    found = await lab.ask(lambda work: work.telemetry.metrics(run.id))
+    told = {
+        (metrics.layer, metrics.profile_id): (metrics.statistics.count, metrics.statistics.mean)
+        for metrics in found
+        if metrics.statistics
+    }
+    assert told == {(Layer.PHYSICAL, profile.id): (1, 10.0), (Layer.RAW, None): (2, 2.0)}
+
+
+async def test_a_batch_sent_again_with_the_next_token_is_the_same(lab: Laboratory):
+    _, made, session = await _recording(lab)
+    await lab.ingest(made, a_batch(a_column([T0], [0.0]), session=session.id))
+    rotated = await lab.do(lambda work: work.sensors.rotate_token(made.sensor.id, grace=60.0))
+    for number in range(5):
+        batch = a_batch(a_column([T0 + 1 + number], [1.0]), session=session.id)
+        answers = await asyncio.gather(*(lab.ingest(token, batch) for token in (made, rotated) * 4))
+        assert sorted(answer.duplicate for answer in answers) == [False] + [True] * 7
+
+
+async def test_a_sensor_whose_clock_stands_still_is_read_to_the_end(lab: Laboratory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("experiment_adapters.postgres.telemetry.store.HEADERS", 5)
+    _, made, session = await _recording(lab)
+    for number in range(17):
+        await lab.ingest(made, a_batch(a_column([T0, T0 + 1 + number], [float(number)] * 2), session=session.id))
+    found: list[int] = []
+    after: int | None = None
+    while True:
+        part = (await _read(lab, session, made, after=after, limit=4)).readings
+        found += part.timestamps
+        if not part.more:
+            break
+        after = part.timestamps[-1]
+    assert found == [T0 + place for place in range(18)]
+
+
+async def test_first_batches_with_their_signals_the_other_way_round(lab: Laboratory):
+    for _ in range(5):
+        _, made, session = await _recording(lab)
+        await lab.ingest(made, a_batch(a_column([T0], [0.0], "known"), session=session.id))
+        names = [f"s{number}" for number in range(40)]
+        batches = [
+            a_batch(*(a_column([T0 + place], [1.0], name) for name in order), session=session.id)
+            for place, order in enumerate((names, names[::-1]))
+        ]
+        answers = await asyncio.gather(*(lab.ingest(made, batch) for batch in batches))
+        assert [answer.accepted for answer in answers] == [40, 40]

@@ -43,7 +43,7 @@ async def test_physical_and_raw_values(world: World, runner: object) -> None:
     assert same["items"] == found["items"]
     await world.viewer.refused("GET", telemetry(world), 404, "not_found", params={"profile_id": world.run_id})
     await world.editor.refused(
-        "GET", telemetry(world), 409, "raw_has_no_profile", params={"profile_id": world.profile_id, "layer": "raw"}
+        "GET", telemetry(world), 422, "raw_has_no_profile", params={"profile_id": world.profile_id, "layer": "raw"}
     )
 
 

@@ -42,7 +42,6 @@ HOME, ELSEWHERE = fresh(), fresh()
 # viewer, editor, owner, sensor token
 DOCUMENTED: Mapping[Permission, str] = {
     Permission.READ: "yes yes yes no",
-    Permission.READ_RAW: "yes yes yes no",
     Permission.EDIT: "no yes yes no",
     Permission.ADMINISTER: "no no yes no",
     Permission.OWN: "no no yes no",
@@ -111,7 +110,7 @@ class _UnitOfWork:
     def __init__(self, grants: Grants) -> None:
         self._grants = grants
 
-    async def grants(self) -> Grants:
+    async def grants(self, at: datetime) -> Grants:
         return self._grants
 
 
@@ -149,9 +148,9 @@ class Notes(UseCases):
         return await permit.holds(entity, "note", version)
 
     @requires(Permission.EDIT)
-    async def list(self, permit: Permit, only: UUID | None = None) -> frozenset[UUID]:
+    async def list(self, permit: Permit) -> frozenset[UUID]:
         """Ask for all projects."""
-        return await permit.projects(only)
+        return await permit.projects()
 
     @requires(Permission.INGEST)
     async def deliver(self, permit: Permit, sensor_id: UUID | None = None) -> UUID:
@@ -212,9 +211,6 @@ def test_asking_for_an_entity():
 def test_asking_for_all_projects():
     grants = Grants(actor="ann", roles={HOME: Role.EDITOR, ELSEWHERE: Role.VIEWER})
     assert _run(Notes(_recorder(grants)).list()) == {HOME}
-    assert _run(Notes(_recorder(grants)).list(HOME)) == {HOME}
-    with pytest.raises(Forbidden):
-        _run(Notes(_recorder(grants)).list(ELSEWHERE))
     with pytest.raises(Forbidden):
         _run(Notes(_recorder(grants, SensorToken(token_hash=b"x"))).list())
 
@@ -272,7 +268,7 @@ class _Recording:
         self.records: list[AuditRecord] = []
         self.audit = self
 
-    async def grants(self) -> Grants:
+    async def grants(self, at: datetime) -> Grants:
         return self._grants
 
     def record(self, record: AuditRecord) -> None:

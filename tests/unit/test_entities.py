@@ -20,7 +20,7 @@ from entities import (
     fresh,
     later,
 )
-from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
+from experiment_domain.captures import CaptureSession, CaptureStatus, Pin, readings_are_late
 from experiment_domain.conversions.profiles import ConversionProfile, ProfileStatus
 from experiment_domain.conversions.rules import Linear, ProfileKind, ValidRange
 from experiment_domain.experiments import Experiment, ExperimentStatus
@@ -90,8 +90,8 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("archived", lambda: a_run(status=RunStatus.ARCHIVED).edit(at=WHEN, tags=("x",))),
     ("archived", lambda: a_run(status=RunStatus.ARCHIVED).check_binds()),
     ("run_over", lambda: a_run(status=RunStatus.FAILED).check_binds()),
-    ("archived", lambda: a_session(status=CaptureStatus.ARCHIVED).check_takes_readings()),
-    ("session_not_started", lambda: a_session().check_takes_readings()),
+    ("archived", lambda: readings_are_late(CaptureStatus.ARCHIVED)),
+    ("session_not_started", lambda: readings_are_late(CaptureStatus.DRAFT)),
     ("sensor_retired", lambda: a_sensor(status=SensorStatus.RETIRED).edit(at=WHEN, name="B")),
     ("sensor_retired", lambda: a_sensor(status=SensorStatus.RETIRED).check_delivers()),
     ("sensor_inactive", lambda: a_sensor(status=SensorStatus.INACTIVE).check_delivers()),

@@ -1,38 +1,70 @@
 """From settings to ports: what the two programs wire at start, in one place."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from attrs import frozen
 
 from experiment_adapters.auth.jwt import JwtVerifier
 from experiment_adapters.auth.tokens import BearerTokens
 from experiment_adapters.postgres import PostgresUnitsOfWork
-from experiment_adapters.settings import Settings, SettingsError
+from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.settings import Settings
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain import Services
-from experiment_domain.kernel.access import Authenticator
+from experiment_domain.kernel.access import Authenticator, Principal
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+
+
+class Database(UnitsOfWork):
+    """PostgreSQL, which can be opened only where an event loop runs: after everything was wired to it."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self._opened: PostgresUnitsOfWork | None = None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
+        """Keep it open until the block ends."""
+        async with PostgresUnitsOfWork.open(settings=self._settings) as self._opened:
+            yield
+
+    def begin(self, principal: Principal, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A unit of work for `principal`."""
+        return self._open().begin(principal, read_only=read_only)
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What has to answer, by name; each raises where it does not."""
+        checks: dict[str, Callable[[], Awaitable[None]]] = {"database": self._check}
+        if self._settings.read_url is not None:
+            checks["replica"] = partial(self._check, read_only=True)
+        return checks
+
+    async def _check(self, *, read_only: bool = False) -> None:
+        await self._open().check(read_only=read_only)
+
+    def _open(self) -> PostgresUnitsOfWork:
+        if self._opened is None:
+            raise RuntimeError("the database has not been opened: an ASGI server must support the lifespan protocol")
+        return self._opened
 
 
 @frozen(kw_only=True)
 class Composition:
-    """The service with its ports, and the database for whoever asks whether it is there."""
+    """The service with its ports, and the database, which its program opens."""
 
     services: Services
-    database: PostgresUnitsOfWork
+    database: Database
 
 
-@asynccontextmanager
-async def composed(settings: Settings) -> AsyncGenerator[Composition]:
-    """The service on PostgreSQL, until the block ends. Raises `SettingsError` where no database is named."""
-    if settings.database is None:
-        raise SettingsError("EXPERIMENT_DATABASE_URL", "is not set: it names the PostgreSQL database to use")
-    async with PostgresUnitsOfWork.open(settings=settings.database) as database:
-        yield Composition(services=Services(units_of_work=database, converter=NumpyConverter()), database=database)
+def composed(settings: Settings) -> Composition:
+    """The service on PostgreSQL. Raises `SettingsError` where no database is named."""
+    database = Database(settings.need_database())
+    return Composition(services=Services(units_of_work=database, converter=NumpyConverter()), database=database)
 
 
 def authenticator(settings: Settings) -> Authenticator:
     """Who may come in. Raises `SettingsError` where nothing says by which keys users' tokens are signed."""
-    if settings.jwt is None:
-        raise SettingsError("EXPERIMENT_JWT_KEYS", "is not set: it, or EXPERIMENT_JWT_JWKS_URL, says who signs tokens")
-    return BearerTokens(JwtVerifier(settings.jwt))
+    return BearerTokens(JwtVerifier(settings.need_jwt()))

@@ -16,6 +16,7 @@ from attrs import field, fields_dict, frozen
 
 from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import keys_from_setting
+from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings, checked_postgres_url
 
 PREFIX = "EXPERIMENT_"
@@ -42,14 +43,6 @@ class ApiSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     processes: int = 1
-
-
-@frozen(kw_only=True)
-class LogSettings:
-    """How and what is logged."""
-
-    format: str = "json"
-    level: str = "info"
 
 
 @frozen(kw_only=True)
@@ -87,6 +80,38 @@ class Settings:
         values["database"] = _database(groups[DatabaseSettings])
         values["jwt"] = _jwt(groups[JwtSettings])
         return cls(**values)
+
+    def need_database(self) -> DatabaseSettings:
+        """The database. Raises `SettingsError` where none is named."""
+        if self.database is None:
+            raise SettingsError(
+                PREFIX + "DATABASE_URL",
+                "is not set: it names the PostgreSQL database; `experiment-service up` brings its own",
+            )
+        return self.database
+
+    def need_jwt(self) -> JwtSettings:
+        """Whose tokens are accepted. Raises `SettingsError` where nothing says so."""
+        if self.jwt is None:
+            raise SettingsError(
+                PREFIX + "JWT_ISSUER",
+                f"is not set: it, {PREFIX}JWT_AUDIENCE, and {PREFIX}JWT_KEYS or {PREFIX}JWT_JWKS_URL say whose tokens"
+                " are accepted; `experiment-service up` makes its own keys",
+            )
+        return self.jwt
+
+    def need_secret_key(self) -> bytes:
+        """The secret key. Raises `SettingsError` where there is none.
+
+        One made up here would differ between processes, and be gone with them: no retry after a crash would be given
+        its first answer.
+        """
+        if self.secret_key is None:
+            raise SettingsError(
+                PREFIX + "SECRET_KEY",
+                "is not set: it seals what the service keeps and hands out; `openssl rand -hex 32` makes one",
+            )
+        return self.secret_key
 
 
 @frozen(kw_only=True)
@@ -294,8 +319,9 @@ _OTEL_FORMATS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"OTEL_EXPORTER_OTLP_([A-Z]+_)?PROTOCOL"), _one_of("grpc", "http/protobuf", "http/json")),
     (re.compile(r"OTEL_EXPORTER_OTLP_([A-Z]+_)?TIMEOUT"), _whole(0, 999_999_999)),
 )
+RESERVED = "reserved: accepted and checked, used by nothing yet"
 OTEL_MEANING = (
-    "what OpenTelemetry reads, under its own names: `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_ENDPOINT` …; "
+    f"{RESERVED}; what OpenTelemetry reads, under its own names: `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_ENDPOINT` …; "
     "with the prefix `EXPERIMENT_`, for this service alone"
 )
 
@@ -352,14 +378,15 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="REDIS_URL",
-        meaning="Redis, for the work queue, event streams and rate limits: `redis://host:port/0`, `rediss://` for TLS",
+        meaning="Redis, for the work queue: `redis://host:port/0`, `rediss://` for TLS; without one, each worker "
+        "keeps its own",
         of=Settings,
         attribute="redis_url",
         parse=_url("redis", "rediss", "unix"),
     ),
     Setting(
         name="KAFKA_BROKERS",
-        meaning="`host:port[,host:port]` of the Kafka to which events go as well",
+        meaning=f"{RESERVED}; `host:port[,host:port]` of the Kafka to which events will go as well",
         of=Settings,
         attribute="kafka_brokers",
         parse=_brokers,
@@ -410,7 +437,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="WEBHOOK_ALLOW_PRIVATE",
-        meaning="whether webhooks may go to private and local addresses; for tests and closed networks only",
+        meaning=f"{RESERVED}; whether webhooks will be let to private and local addresses, for tests and closed "
+        "networks only",
         of=Settings,
         attribute="webhook_allow_private",
         parse=_truth,
@@ -452,7 +480,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="API_PROCESSES",
-        meaning="how many processes `api` starts",
+        meaning="how many processes `api` starts; `/metrics` counts for the one that answers",
         of=ApiSettings,
         attribute="processes",
         parse=_whole(1, 256),

@@ -110,11 +110,6 @@ class CaptureSession(Entity):
         """Whether it stands against ending its run."""
         return self.status is CaptureStatus.RUNNING
 
-    @property
-    def takes_late_readings(self) -> bool:
-        """Whether it is over, and readings for it are late."""
-        return self.status in (CaptureStatus.SUCCEEDED, CaptureStatus.FAILED)
-
     def pin_of(self, sensor_id: UUID) -> Pin | None:
         """The part that a sensor takes in this session, None where it takes none."""
         return next((pin for pin in self.pins if pin.sensor_id == sensor_id), None)
@@ -174,12 +169,6 @@ class CaptureSession(Entity):
         """Bring a deleted session back; one that is there stays as it is."""
         return changed(self, at, {"deleted_at": None})
 
-    def check_takes_readings(self) -> None:
-        """Refuse readings before the session started and after it was archived."""
-        refuse_archived("capture session", self.status)
-        if self.status is CaptureStatus.DRAFT:
-            raise Conflict("session_not_started", "This capture session has not been started.")
-
     def _move(
         self, target: CaptureStatus, at: datetime, reason: str | None, values: Mapping[str, Any]
     ) -> Change["CaptureSession"]:
@@ -187,6 +176,14 @@ class CaptureSession(Entity):
             return unchanged(self)
         data = {"from": self.status, "reason": reason, "ordinal": self.ordinal}
         return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+
+
+def readings_are_late(status: CaptureStatus) -> bool:
+    """Whether readings for a session of this status come late; refused before it started and once it is archived."""
+    refuse_archived("capture session", status)
+    if status is CaptureStatus.DRAFT:
+        raise Conflict("session_not_started", "This capture session has not been started.")
+    return status is not CaptureStatus.RUNNING
 
 
 class CaptureSessionRepository(Protocol):
@@ -238,6 +235,13 @@ class CaptureSessionRepository(Protocol):
     @abstractmethod
     async def any_with(self, sensor_id: UUID) -> bool:
         """Whether a sensor ever took part in a session."""
+
+    @abstractmethod
+    async def pins_for(self, run_id: UUID) -> Sequence[Pin]:
+        """A pin for each sensor bound to a run that is not retired, with the profile version published now.
+
+        The sensors are held: none is retired, deleted or given another profile until the unit of work ends.
+        """
 
     @abstractmethod
     async def next_ordinal(self, run_id: UUID) -> int:

@@ -21,7 +21,7 @@ from experiment_domain.kernel.entity import (
     removed,
     unchanged,
 )
-from experiment_domain.kernel.errors import Conflict
+from experiment_domain.kernel.errors import Conflict, Invalid
 from experiment_domain.kernel.events import Event
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_json, checked_name, checked_names, checked_text
@@ -203,3 +203,9 @@ class ExperimentRepository(Protocol):
 
 SORTS = ("created_at", "started_at", "finished_at", "name")
 """What lists of experiments and runs can be sorted by."""
+
+
+def check_sort(sort: str) -> None:
+    """Refuse a sort that is not a field of `SORTS`, with `-` for descending."""
+    if sort.removeprefix("-") not in SORTS:
+        raise Invalid.at("sort", f"must be one of {', '.join(SORTS)}, with - for descending")

@@ -64,14 +64,15 @@ class Project(Entity):
 
     def edit(self, *, at: datetime, **values: Any) -> Change["Project"]:
         """Change the name or the policy."""
+        fields = checked_fields(values)
         event = Event(
             type="project.settings_changed",
             project_id=self.id,
             subject=f"project/{self.id}",
             at=at,
-            data={"fields": sorted(values)},
+            data={"fields": sorted(name for name, value in fields.items() if value != getattr(self, name))},
         )
-        return changed(self, at, checked_fields(values), event)
+        return changed(self, at, fields, event)
 
     def may_read_raw(self, role: Role | None) -> bool:
         """Whether the policy lets `role` read raw values."""

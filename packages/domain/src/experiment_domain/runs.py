@@ -1,5 +1,7 @@
 """Runs: one execution of an experiment, with its params and its bound sensors."""
 
+import json
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -194,8 +196,8 @@ class RunSensor:
 class RunFilter:
     """Which runs: every field narrows; several values of one field are alternatives.
 
-    A run has all of `tags` and at least one of `any_tags`; `params` are pairs of a key and the text of its
-    value; `words` are all in the name or the notes; `git_shas` are prefixes.
+    A run has all of `tags` and at least one of `any_tags`; `params` are pairs of a key and a text, which means
+    what `values_meant` says; `words` are all in the name or the notes; `git_shas` are prefixes.
     """
 
     project_ids: Collection[UUID]
@@ -213,6 +215,16 @@ class RunFilter:
     started_before: datetime | None = None
     params: Collection[tuple[str, str]] = ()
     words: str | None = None
+
+
+def values_meant(text: str) -> list[Any]:
+    """What a filter's text may mean: itself, and the JSON number or constant that it spells."""
+    try:
+        value = json.loads(text, parse_constant=lambda _: [])
+    except ValueError:
+        return [text]
+    scalar = value is None or (isinstance(value, (bool, int, float)) and math.isfinite(value))
+    return [text, value] if scalar else [text]
 
 
 class RunRepository(Protocol):

@@ -147,7 +147,7 @@ class Sensor(Entity):
             )
 
     def seen(self, *, at: datetime) -> Change["Sensor"]:
-        """An accepted reading or heartbeat: the first one makes it active, later ones renew `last_seen_at`."""
+        """An accepted reading or heartbeat: the first one makes it active. A later one is only a sign of life."""
         if SENSOR.moves(self.status, SensorStatus.ACTIVE):
             return changed(self, at, {"status": SensorStatus.ACTIVE, "last_seen_at": at})
         return unchanged(self)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
 from experiment_domain.audit import AuditLog
@@ -38,8 +39,8 @@ class UnitOfWork(Protocol):
     idempotency: IdempotencyRecords
 
     @abstractmethod
-    async def grants(self) -> Grants:
-        """What the principal of this unit of work may do where.
+    async def grants(self, at: datetime) -> Grants:
+        """What the principal of this unit of work may do where; `at` is when, since tokens die.
 
         Raises `Unauthenticated` where the principal is a sensor token that no sensor has.
         """

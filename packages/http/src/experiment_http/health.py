@@ -12,6 +12,8 @@ from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from experiment_http.causes import cause_of
+
 Check = Callable[[], Awaitable[None]]
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -29,7 +31,7 @@ async def readiness(checks: Mapping[str, Check], timeout: float) -> tuple[bool, 
                 await check()
         except Exception as error:  # noqa: BLE001 - whatever fails, the answer is the same
             status = "failed"
-            log.warning("dependency_failed", dependency=name, reason=type(error).__name__, detail=str(error)[:200])
+            log.warning("dependency_failed", dependency=name, **cause_of(error))
         return name, {"status": status, "latency": round(time.perf_counter() - begun, 6)}
 
     results = dict(await asyncio.gather(*(result(name, check) for name, check in checks.items())))

@@ -19,6 +19,7 @@ from experiment_domain.kernel.errors import (
     Unavailable,
     VersionMismatch,
 )
+from experiment_http.causes import cause_of
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:experiment-service:problem:"
@@ -123,6 +124,7 @@ def on_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[by
         headers["WWW-Authenticate"] = _challenge(request)
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
+        log.warning("unavailable", path=request.scope["path"], **cause_of(refusal))
     problem = document(status, refusal.code, refusal.detail, request.scope["path"], **members)
     return answer(status, problem, headers)
 

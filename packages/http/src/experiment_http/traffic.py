@@ -73,6 +73,8 @@ class Traffic:
             client[0] if client else None, headers.get(b"x-forwarded-for"), self._trusted_proxies
         )
         status = 0
+        # Whatever is logged on the way carries it, also by those who know nothing of requests.
+        bound = structlog.contextvars.bound_contextvars(request_id=identity)
 
         async def sending(message: Message) -> None:
             nonlocal status

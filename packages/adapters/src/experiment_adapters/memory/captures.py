@@ -7,9 +7,11 @@ from uuid import UUID
 
 from experiment_adapters.memory.paging import one_of, page_of
 from experiment_adapters.memory.store import Store, Transaction
-from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus
+from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
+from experiment_domain.conversions.profiles import ProfileStatus
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
+from experiment_domain.sensors import SensorStatus
 
 
 class MemoryCaptures(CaptureSessionRepository):
@@ -71,6 +73,30 @@ class MemoryCaptures(CaptureSessionRepository):
     async def any_with(self, sensor_id: UUID) -> bool:
         self._transaction.settle()
         return any(session.pin_of(sensor_id) is not None for session in self._store.captures.values())
+
+    async def pins_for(self, run_id: UUID) -> Sequence[Pin]:
+        self._transaction.settle()
+        bound = sorted(
+            (binding for binding in self._store.run_sensors.values() if binding.run_id == run_id),
+            key=lambda binding: (binding.bound_at, binding.sensor_id),
+        )
+        published = {
+            profile.sensor_id: profile
+            for profile in self._store.profiles.values()
+            if profile.status is ProfileStatus.PUBLISHED
+        }
+        pins: list[Pin] = []
+        for sensor_id in (binding.sensor_id for binding in bound):
+            if self._store.sensors[sensor_id].status is not SensorStatus.RETIRED:
+                profile = published.get(sensor_id)
+                pins.append(
+                    Pin(
+                        sensor_id=sensor_id,
+                        profile_id=profile and profile.id,
+                        profile_version=profile and profile.profile_version,
+                    )
+                )
+        return pins
 
     async def next_ordinal(self, run_id: UUID) -> int:
         self._transaction.settle()

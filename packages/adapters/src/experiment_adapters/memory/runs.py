@@ -2,7 +2,6 @@
 
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -10,7 +9,7 @@ from uuid import UUID
 from experiment_adapters.memory.paging import any_of, has_words, one_of, page_of, within
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.kernel.entity import Lock, Page, Position
-from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus
+from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 
 class MemoryRuns(RunRepository):
@@ -104,8 +103,13 @@ def _has_prefix(git_sha: str | None, prefixes: Collection[str]) -> bool:
 
 def _has_params(params: Mapping[str, Any], wanted: Collection[tuple[str, str]]) -> bool:
     # Each key narrows; several values of one key are alternatives.
-    return all(key in params and (key, _text(params[key])) in wanted for key in {key for key, _ in wanted})
+    return all(
+        key in params
+        and any(_equal(params[key], value) for other, text in wanted if other == key for value in values_meant(text))
+        for key in {key for key, _ in wanted}
+    )
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _equal(one: Any, other: Any) -> bool:
+    """JSON's equality: 1 and 1.0 are one number, and neither is true."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)

@@ -60,7 +60,6 @@ class MemoryTelemetry(TelemetryStore):
         receipt = intake.receipt
         session_id, sensor_id = receipt.capture_session_id, receipt.sensor_id
         self._transaction.refers(self._store.captures, session_id, "capture session")
-        self._transaction.refers(self._store.sensors, sensor_id, "sensor")
         self._transaction.check(
             (sensor_id, session_id, receipt.key) not in self._store.intakes,
             Conflict("duplicate_batch", "This batch was accepted before."),
@@ -123,10 +122,14 @@ class MemoryTelemetry(TelemetryStore):
             more=len(rows) > query.limit,
         )
 
-    async def metrics(self, run_id: UUID, *, layer: Layer, signals: Collection[str] = ()) -> Sequence[Metrics]:
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
+    ) -> Sequence[Metrics]:
         self._transaction.settle()
         found: list[Metrics] = []
-        for (sensor_id, signal, profile_id), group in sorted((await self._groups(run_id, layer)).items(), key=_place):
+        for (sensor_id, signal, profile_id), group in sorted(
+            (await self._groups(run_id, layer, unconverted=unconverted)).items(), key=_place
+        ):
             if signals and signal not in signals:
                 continue
             values = sorted(
@@ -147,11 +150,15 @@ class MemoryTelemetry(TelemetryStore):
             )
         return found
 
-    async def _groups(self, run_id: UUID, layer: Layer) -> dict[_Group, list[tuple[int, StoredSeries]]]:
+    async def _groups(
+        self, run_id: UUID, layer: Layer, *, unconverted: bool
+    ) -> dict[_Group, list[tuple[int, StoredSeries]]]:
         """The series that are counted together, each with the number of its session."""
         groups: dict[_Group, list[tuple[int, StoredSeries]]] = {}
         for session in await self._captures.of_run(run_id):
             for (session_id, sensor_id, signal), series in self._store.series.items():
+                if unconverted and series.profile_id is not None:
+                    continue
                 if session_id == session.id and (layer is Layer.RAW or series.profile_id is not None):
                     profile_id = None if layer is Layer.RAW else series.profile_id
                     groups.setdefault((sensor_id, signal, profile_id), []).append((session.ordinal, series))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from uuid import UUID
 
 from experiment_adapters.memory.audit import MemoryAuditLog
@@ -18,7 +19,6 @@ from experiment_adapters.memory.store import RecordedEvent, Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, System
-from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.errors import Unauthenticated
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 
@@ -26,11 +26,10 @@ from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 class MemoryUnitOfWork(UnitOfWork):
     """One unit of work, alone with the store."""
 
-    def __init__(self, store: Store, transaction: Transaction, principal: Principal, clock: Clock) -> None:
+    def __init__(self, store: Store, transaction: Transaction, principal: Principal) -> None:
         self._store = store
         self._transaction = transaction
         self._principal = principal
-        self._clock = clock
         captures = MemoryCaptures(store, transaction)
         sensors = MemorySensors(store, transaction)
         self.projects = MemoryProjects(store, transaction)
@@ -45,13 +44,13 @@ class MemoryUnitOfWork(UnitOfWork):
         self.events = MemoryEvents(store, transaction)
         self.idempotency = MemoryIdempotency(store, transaction)
 
-    async def grants(self) -> Grants:
+    async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()
         principal = self._principal
         if isinstance(principal, System):
             return Grants(actor=principal.actor, everywhere=True)
         if isinstance(principal, SensorToken):
-            sensor = await self.sensors.by_token(principal.token_hash, self._clock.now())
+            sensor = await self.sensors.by_token(principal.token_hash, at)
             if sensor is None:
                 raise Unauthenticated("This sensor token is unknown or has been rotated.")
             return Grants(actor=f"sensor:{sensor.id}", roles={sensor.project_id: Role.SENSOR}, sensor_id=sensor.id)
@@ -67,9 +66,8 @@ class MemoryUnitOfWork(UnitOfWork):
 class MemoryUnitsOfWork(UnitsOfWork):
     """Begins units of work on a store of its own. Each waits for the one before it, readers too."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self) -> None:
         self._store = Store()
-        self._clock = clock or SystemClock()
         self._turn = Turn()
 
     @property
@@ -82,6 +80,6 @@ class MemoryUnitsOfWork(UnitsOfWork):
         async with self._turn:
             transaction = Transaction(read_only=read_only)
             try:
-                yield MemoryUnitOfWork(self._store, transaction, principal, self._clock)
+                yield MemoryUnitOfWork(self._store, transaction, principal)
             finally:
                 transaction.roll_back()

@@ -121,6 +121,26 @@ class PostgresCaptures(CaptureSessionRepository):
             "SELECT EXISTS (SELECT FROM capture_session_pins WHERE sensor_id = %s)", [sensor_id]
         ).value()
 
+    async def pins_for(self, run_id: UUID) -> Sequence[Pin]:
+        # Two statements, so that the second sees what was committed before the sensors were held.
+        self._statements.write(
+            "SELECT FROM sensors WHERE id IN (SELECT sensor_id FROM run_sensors WHERE run_id = %s)"
+            " ORDER BY id FOR SHARE",
+            [run_id],
+        )
+        answer = self._statements.ask(
+            "SELECT run_sensors.sensor_id, profiles.id, profiles.profile_version FROM run_sensors"
+            " JOIN sensors ON sensors.id = run_sensors.sensor_id AND sensors.status <> 'retired'"
+            " LEFT JOIN conversion_profiles AS profiles"
+            " ON profiles.sensor_id = sensors.id AND profiles.status = 'published'"
+            " WHERE run_id = %s ORDER BY bound_at, run_sensors.sensor_id",
+            [run_id],
+        )
+        return [
+            Pin(sensor_id=sensor_id, profile_id=profile_id, profile_version=profile_version)
+            for sensor_id, profile_id, profile_version in await answer.rows()
+        ]
+
     async def next_ordinal(self, run_id: UUID) -> int:
         return await self._statements.ask(
             "SELECT coalesce(max(ordinal), 0) + 1 FROM capture_sessions WHERE run_id = %s", [run_id]

@@ -148,6 +148,7 @@ class PostgresIdempotency(IdempotencyRecords):
         )
 
     async def purge(self, before: datetime) -> int:
+        self._statements.check_writes()
         return await self._statements.ask(
             "WITH purged AS (DELETE FROM idempotency_records WHERE answered_at < %s RETURNING 1)"
             " SELECT count(*) FROM purged",

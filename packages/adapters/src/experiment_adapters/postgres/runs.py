@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page, page_query
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.kernel.entity import Lock, Page, Position
-from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus
+from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 RUNS = Table(
     Run,
@@ -106,6 +108,7 @@ def _conditions(which: RunFilter) -> Conditions:
     for key, value in which.params:
         by_key.setdefault(key, []).append(value)
     for key, values in by_key.items():
-        conditions.add("params ->> %s = ANY(%s)", key, values)
+        meant = [Jsonb(value) for text in values for value in values_meant(text)]
+        conditions.add("params -> %s = ANY(%s)", key, meant)
     conditions.words(("name", "notes"), which.words)
     return conditions

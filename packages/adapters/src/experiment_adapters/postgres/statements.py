@@ -58,8 +58,14 @@ class Statements:
         self._failure: psycopg.Error | None = None
 
     def write(self, sql: str, parameters: Sequence[Any]) -> None:
-        """Queue a statement whose rows do not matter."""
+        """Queue a statement whose rows do not matter. A unit of work that only reads has no transaction for it."""
+        self.check_writes()
         self._queue.append((sql, parameters, None))
+
+    def check_writes(self) -> None:
+        """Refuse what changes something where nothing would hold it together."""
+        if not self._in_transaction:
+            raise RuntimeError("this unit of work only reads: begin one for commands")
 
     def ask(self, sql: str, parameters: Sequence[Any]) -> Answer:
         """Queue a query."""
@@ -72,8 +78,8 @@ class Statements:
         if self._failure is not None:
             # The transaction is over, whoever passed over that: a COMMIT would be answered by a silent ROLLBACK.
             raise self._failure
-        queue, self._queue = self._queue, []
         connection = self._connection or await self._connect()
+        queue, self._queue = self._queue, []
         try:
             await self._send(connection, queue, commit=commit)
         except psycopg.Error as error:

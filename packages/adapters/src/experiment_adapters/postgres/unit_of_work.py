@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -94,7 +94,7 @@ class PostgresUnitOfWork(UnitOfWork):
     def idempotency(self) -> PostgresIdempotency:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresIdempotency(self._statements)
 
-    async def grants(self) -> Grants:
+    async def grants(self, at: datetime) -> Grants:
         principal = self._principal
         if isinstance(principal, User):
             assert self._memberships is not None  # noqa: S101 - asked for where the unit of work began
@@ -103,7 +103,7 @@ class PostgresUnitOfWork(UnitOfWork):
         if isinstance(principal, SensorToken):
             token = principal.token_hash
             row = await self._statements.ask(
-                f"SELECT id, project_id FROM sensors WHERE {HAS_TOKEN}", [token, token, datetime.now(UTC)]
+                f"SELECT id, project_id FROM sensors WHERE {HAS_TOKEN}", [token, token, at]
             ).row()
             if row is None:
                 raise Unauthenticated("This sensor token is unknown or has been rotated.")
@@ -156,13 +156,15 @@ class PostgresUnitsOfWork(UnitsOfWork):
 
 
 def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
+    own = conninfo_to_dict(url).get("options") or ""
+    milliseconds = int(settings.statement_timeout * 1000)
     parameters: dict[str, object] = {
         "autocommit": True,  # transactions are begun and committed in the pipeline, as statements
         "connect_timeout": settings.connect_timeout,
         "tcp_user_timeout": int(settings.statement_timeout * 1000),
         "application_name": "experiment-service",
         "options": (
-            f"-c statement_timeout={int(settings.statement_timeout * 1000)}"
+            f"{own} -c statement_timeout={milliseconds}"
             f" -c idle_in_transaction_session_timeout=30000 -c timezone=UTC -c jit=off"
         ),
     }

@@ -29,7 +29,6 @@ class Permission(StrEnum):
     """What a use case asks for. The table of who has which is `GRANTS`."""
 
     READ = "read"
-    READ_RAW = "read raw values"
     EDIT = "edit"
     ADMINISTER = "publish, approve, rotate, manage webhooks"
     OWN = "archive, delete, restore, change settings, read the audit log"
@@ -41,7 +40,6 @@ _EDITORS = frozenset({Role.EDITOR, Role.OWNER})
 _OWNERS = frozenset({Role.OWNER})
 GRANTS: Mapping[Permission, frozenset[Role]] = {
     Permission.READ: frozenset(MEMBER_ROLES),
-    Permission.READ_RAW: frozenset(MEMBER_ROLES),  # narrowed by the project's policy
     Permission.EDIT: _EDITORS,
     Permission.ADMINISTER: _OWNERS,
     Permission.OWN: _OWNERS,

@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from experiment_domain.kernel.errors import Conflict, VersionMismatch
 from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.values import same
 
 
 class Lock(StrEnum):
@@ -86,7 +87,7 @@ def removed(entity: E, *events: Event) -> Change[E]:
 
 def changed(entity: E, at: datetime, values: Mapping[str, Any], *events: Event) -> Change[E]:
     """The change that gives `entity` new values; empty where they are the values it has."""
-    if all(getattr(entity, name) == value for name, value in values.items()):
+    if all(same(getattr(entity, name), value) for name, value in values.items()):
         return unchanged(entity)
     after = evolve(entity, **values, version=entity.version + 1, updated_at=at)
     return Change(before=entity, after=after, events=events)
@@ -175,5 +176,5 @@ def differences(change: Change[Any]) -> tuple[dict[str, Any] | None, dict[str, A
     after = None if change.after is None else facts(change.after)
     if before is None or after is None:
         return before, after
-    names = [name for name in after if before[name] != after[name]]
+    names = [name for name in after if not same(before[name], after[name])]
     return {name: before[name] for name in names}, {name: after[name] for name in names}

@@ -15,6 +15,18 @@ JSON_SIZE = 65_536
 JSON_INTEGER = 2**63
 
 
+def same(one: object, other: object) -> bool:
+    """Whether two values are the same to a person: equal, and of one kind. To Python, 1 and True are equal."""
+    alike = type(one) is type(other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        ones, others = cast("Mapping[Any, Any]", one), cast("Mapping[Any, Any]", other)
+        return ones.keys() == others.keys() and all(same(value, others[key]) for key, value in ones.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        items, rest = cast("Sequence[Any]", one), cast("Sequence[Any]", other)
+        return len(items) == len(rest) and all(map(same, items, rest))
+    return alike and one == other
+
+
 def checked_text(path: str, value: str, *, longest: int = TEXT_LENGTH, shortest: int = 0, lines: bool = True) -> str:
     """Text of `shortest` to `longest` characters; line breaks and tabs only where `lines` are allowed."""
     if not shortest <= len(value) <= longest:

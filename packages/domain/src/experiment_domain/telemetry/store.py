@@ -173,8 +173,11 @@ class TelemetryStore(Protocol):
         """Readings in the order of their timestamps; of one timestamp the reading received last."""
 
     @abstractmethod
-    async def metrics(self, run_id: UUID, *, layer: Layer, signals: Collection[str] = ()) -> Sequence[Metrics]:
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
+    ) -> Sequence[Metrics]:
         """The statistics of every sensor's signals over a run's sessions, by sensor and signal.
 
-        The physical layer is each series' current one; series of different profile versions are kept apart.
+        The physical layer is each series' current one; series of different profile versions are kept apart. With
+        `unconverted` only series without a physical layer count.
         """

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
+from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange, refuse_archived
 from experiment_domain.kernel.errors import Invalid
@@ -120,22 +120,9 @@ class CaptureUseCases(UseCases):
         return run, session
 
     async def _start(self, run: Run, session: CaptureSession, reason: str | None) -> CaptureSession:
-        pins: list[Pin] = []
-        for binding in await self.uow.runs.sensors_of(run.id):
-            # Shared, so that a sensor cannot be retired or deleted while a session that pins it begins.
-            sensor = await self.uow.sensors.get(binding.sensor_id, Lock.SHARE)
-            profile = await self.uow.conversion_profiles.published(binding.sensor_id, Lock.SHARE)
-            if sensor is not None and sensor.status != "retired":
-                pins.append(
-                    Pin(
-                        sensor_id=sensor.id,
-                        profile_id=profile.id if profile else None,
-                        profile_version=profile.profile_version if profile else None,
-                    )
-                )
         change = session.start(
             run=run,
-            pins=pins,
+            pins=await self.uow.captures.pins_for(run.id),
             running_sessions=await self.uow.captures.active_in(run.id),
             at=self.recorder.now,
             reason=reason,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentStatus
+from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentStatus, check_sort
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
 from experiment_domain.usecases.permits import Permit, UseCases, requires
@@ -18,7 +18,7 @@ class ExperimentUseCases(UseCases):
     @requires(Permission.EDIT)
     async def create(self, permit: Permit, *, project_id: UUID, **values: Any) -> Experiment:
         """A new experiment, in draft."""
-        await permit.require(project_id, "project")
+        await permit.holds(await self.uow.projects.get(project_id), "project")
         change = Experiment.create(
             experiment_id=self.recorder.ids.new(),
             project_id=project_id,
@@ -44,6 +44,7 @@ class ExperimentUseCases(UseCases):
         after: Position | None = None,
     ) -> Page[Experiment]:
         """Experiments of the projects the caller may read; of those that `which` names, if it names any."""
+        check_sort(sort)
         readable = await permit.projects()
         wanted = readable & frozenset(which.project_ids) if which.project_ids else readable
         if not wanted:

@@ -45,12 +45,9 @@ class Permit:
         entity.expect(version)
         return entity
 
-    async def projects(self, only: UUID | None = None) -> frozenset[UUID]:
-        """The projects in which the permission is granted, or that one alone."""
+    async def projects(self) -> frozenset[UUID]:
+        """The projects in which the permission is granted."""
         grants = await self.grants()
-        if only is not None:
-            await self.require(only, "project")
-            return frozenset({only})
         await self.user()
         return frozenset(project_id for project_id in grants.roles if grants.allows(self.permission, project_id))
 

@@ -55,7 +55,7 @@ class Recorder:
     async def grants(self) -> Grants:
         """The caller's roles."""
         if self._grants is None:
-            self._grants = await self.uow.grants()
+            self._grants = await self.uow.grants(self.now)
         return self._grants
 
     async def grant(self, project_id: UUID, role: Role) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from attrs import evolve
 
+from experiment_domain.experiments import check_sort
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
 from experiment_domain.kernel.errors import NotFound
@@ -45,6 +46,7 @@ class RunUseCases(UseCases):
         after: Position | None = None,
     ) -> Page[Run]:
         """Runs of the projects the caller may read; of those that `which` names, if it names any."""
+        check_sort(sort)
         readable = await permit.projects()
         wanted = readable & frozenset(which.project_ids) if which.project_ids else readable
         if not wanted:
@@ -63,6 +65,7 @@ class RunUseCases(UseCases):
         after: Position | None = None,
     ) -> Page[Run]:
         """Runs of one experiment."""
+        check_sort(sort)
         experiment = await permit.holds(await self.uow.experiments.get(experiment_id), "experiment")
         if which.project_ids and experiment.project_id not in which.project_ids:
             return Page(())

@@ -27,7 +27,7 @@ class SensorUseCases(UseCases):
     @requires(Permission.EDIT)
     async def register(self, permit: Permit, *, project_id: UUID, **values: Any) -> SensorWithToken:
         """A new sensor and its token."""
-        await permit.require(project_id, "project")
+        await permit.holds(await self.uow.projects.get(project_id), "project")
         token = new_token()
         change = Sensor.register(
             sensor_id=self.recorder.ids.new(),

@@ -6,11 +6,11 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from experiment_domain.captures import CaptureSession
+from experiment_domain.captures import CaptureSession, readings_are_late
 from experiment_domain.conversions.rules import Converter
 from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
-from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from experiment_domain.kernel.events import Event
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.telemetry.store import (
@@ -69,7 +69,7 @@ class TelemetryUseCases(UseCases):
         sensor.check_delivers()
         destination = _destination(admission, batch)
         batch.check(allowed_signals=sensor.signals, latest=now + timedelta(seconds=admission.future_tolerance))
-        is_late = _takes_late_readings(destination)
+        is_late = readings_are_late(destination.status)
         receipt = Receipt(
             capture_session_id=destination.capture_session_id,
             sensor_id=sensor.id,
@@ -110,7 +110,7 @@ class TelemetryUseCases(UseCases):
         session = await permit.holds(await self.uow.captures.get(query.capture_session_id), "capture session")
         exists, current = await self.uow.telemetry.layer_of(session.id, query.sensor_id, query.signal)
         if layer is Layer.RAW and query.profile_id is not None:
-            raise Conflict("raw_has_no_profile", "The raw layer has no conversion profile.")
+            raise Invalid("Raw values have no conversion profile.", code="raw_has_no_profile")
         if not exists:
             await self._check_known(session, query)
         chosen = query.profile_id or current
@@ -134,7 +134,8 @@ class TelemetryUseCases(UseCases):
     ) -> Sequence[Metrics]:
         """Statistics per sensor and signal of a run.
 
-        Without a `layer`: of physical values where there are any, else of raw ones, if the caller may.
+        Without a `layer`: of physical values, and beside them of the raw values of series that have no physical
+        ones, if the caller may read raw values.
         """
         run = await permit.holds(await self.uow.runs.get(run_id), "run")
         grants = await permit.grants()
@@ -145,10 +146,8 @@ class TelemetryUseCases(UseCases):
         physical = await self.uow.telemetry.metrics(run_id, layer=Layer.PHYSICAL, signals=signals)
         if not await self._raw_allowed(grants, run.project_id):
             return physical
-        converted = {(metrics.sensor_id, metrics.signal) for metrics in physical}
-        raw = await self.uow.telemetry.metrics(run_id, layer=Layer.RAW, signals=signals)
-        alone = [metrics for metrics in raw if (metrics.sensor_id, metrics.signal) not in converted]
-        return sorted([*physical, *alone], key=lambda metrics: (metrics.sensor_id, metrics.signal))
+        raw = await self.uow.telemetry.metrics(run_id, layer=Layer.RAW, signals=signals, unconverted=True)
+        return sorted([*physical, *raw], key=lambda metrics: (metrics.sensor_id, metrics.signal))
 
     def _chunks(self, batch: Batch, destination: Destination) -> list[Chunk]:
         profile = destination.profile
@@ -227,14 +226,6 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
             running_capture_sessions=[str(destination.capture_session_id) for destination in found],
         )
     return found[0]
-
-
-def _takes_late_readings(destination: Destination) -> bool:
-    if destination.status == "archived":
-        raise Conflict("archived", "This capture session is archived, and archived things are read-only.")
-    if destination.status == "draft":
-        raise Conflict("session_not_started", "This capture session has not been started.")
-    return destination.status != "running"
 
 
 def _late_data(destination: Destination, receipt: Receipt) -> Event:

@@ -23,7 +23,7 @@ def application(arguments: Sequence[str]) -> App:
         name="experiment-service",
         help="The system of record for physical experiments: runs, sensors, and what they measured.",
         help_epilogue="Begin with `experiment-service up --demo`; `experiment-service COMMAND --help` tells more.",
-        help_format="markdown",
+        help_format="plaintext",
         version=lambda: version("experiment-http"),
         suppress_keyboard_interrupt=False,
     )

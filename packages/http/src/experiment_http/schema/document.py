@@ -52,9 +52,9 @@ SUMMARIES: Mapping[int, tuple[str, str, str]] = {
     ),
     422: ("The request breaks a rule.", "invalid", "name: is required"),
     503: (
-        "The database is away. Nothing is known to have changed: try again with the same key.",
+        "The database is away, or has too much to do. Nothing is known to have changed: try again with the same key.",
         "unavailable",
-        "The service cannot reach its database right now.",
+        "The service cannot reach its database right now: try again.",
     ),
 }
 PROBLEM: Mapping[str, Any] = {

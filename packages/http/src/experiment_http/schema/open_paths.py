@@ -25,11 +25,12 @@ def _ready(status: str) -> dict[str, Any]:
     return {"status": status, "dependencies": {"database": {"status": status, "latency": 0.0011}}}
 
 
-def _path(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+def _path(name: str, summary: str, responses: Mapping[str, Any], description: str | None = None) -> dict[str, Any]:
     return {
         "get": {
             "operationId": name,
             "summary": summary,
+            **({} if description is None else {"description": description}),
             "tags": ["service"],
             "security": [],
             "x-permission": "open",
@@ -63,11 +64,14 @@ OPEN_PATHS: Mapping[str, Any] = {
             "200": _response("Everything does.", "application/json", _READY, _ready("ok")),
             "503": _response("Something does not.", "application/json", _READY, _ready("failed")),
         },
+        "The dependencies are `database`, and `replica` where reads have a database of their own.",
     ),
     "/metrics": _path(
         "metrics",
         "Show the metrics, for Prometheus",
         {"200": _response("The metrics.", "text/plain", _TEXT, "experiment_http_requests_total{…} 1.0")},
+        "Of the process that answers: each one counts for itself. Where several share an address, as with "
+        "`experiment-service api --workers 2`, they take turns in answering; run one process per address to scrape all.",
     ),
     "/schema/openapi.json": _path(
         "openapi",

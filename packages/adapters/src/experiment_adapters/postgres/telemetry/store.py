@@ -4,7 +4,6 @@ import uuid
 from array import array
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from hashlib import blake2b
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -13,6 +12,7 @@ import numpy as np
 
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.conversions import CONVERSION_PROFILES
+from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
@@ -83,15 +83,19 @@ WHERE {HAS_TOKEN}
 ORDER BY session.id
 """
 
+# A batch is locked by its sensor and key: by its token it would not meet itself sent with the next one.
+_BATCH_LOCK = "pg_advisory_xact_lock(hashtextextended(sensors.id::text || %s, 0))"
+_LOCK_BATCH = f"SELECT {_BATCH_LOCK} FROM sensors WHERE {HAS_TOKEN}"
+_LOCK_NAMED_SESSION = f"SELECT {_BATCH_LOCK}, pg_advisory_xact_lock_shared(%s) FROM sensors WHERE {HAS_TOKEN}"
+
 _LOCK_RUNNING_SESSIONS = f"""
-SELECT pg_advisory_xact_lock_shared(('x' || right(replace(capture_session_id::text, '-', ''), 16))::bit(64)::bigint)
+SELECT capture_session_id,
+    pg_advisory_xact_lock_shared(('x' || right(replace(capture_session_id::text, '-', ''), 16))::bit(64)::bigint)
 FROM sensors
 JOIN capture_session_pins ON capture_session_pins.sensor_id = sensors.id
 JOIN capture_sessions ON capture_sessions.id = capture_session_id AND capture_sessions.status = 'running'
 WHERE {HAS_TOKEN}
 """
-
-_LOCK_NAMED_SESSION = "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock_shared(%s)"
 
 _AT_SESSION = SENSORS.width + 6
 """Where the columns of a session begin in the row of an admission, after those of sensor and receipt."""
@@ -115,7 +119,7 @@ _WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
 _WITH_GAPS = _RAW_AND_PHYSICAL.format(values="array_replace(%s::float8[], 'NaN', NULL)")
 
 HEADERS = 20_000
-"""How many chunks a page of readings looks at, at most, before it opens some of them."""
+"""How many chunks a page of readings looks at before it opens some of them."""
 
 
 class PostgresTelemetry(TelemetryStore):
@@ -129,17 +133,14 @@ class PostgresTelemetry(TelemetryStore):
         self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
     ) -> Admission | None:
         token = [token_hash, token_hash, at]
-        same = _batch_lock(token_hash, key)
         # The locks come in statements of their own: the query then sees what was committed while they were waited for.
-        if capture_session_id is None:
-            self._statements.write("SELECT pg_advisory_xact_lock(%s)", [same])
-            self._statements.write(_LOCK_RUNNING_SESSIONS, token)
-            rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
+        if capture_session_id is not None:
+            self._statements.write(_LOCK_NAMED_SESSION, [key, lock_key(capture_session_id), *token])
+            named = [capture_session_id, capture_session_id, key, *token]
+            rows = await self._statements.ask(_TO_NAMED_SESSION, named).rows()
         else:
-            self._statements.write(_LOCK_NAMED_SESSION, [same, lock_key(capture_session_id)])
-            rows = await self._statements.ask(
-                _TO_NAMED_SESSION, [capture_session_id, capture_session_id, key, *token]
-            ).rows()
+            self._statements.write(_LOCK_BATCH, [key, *token])
+            rows = await self._to_running_sessions(key, token)
         self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
         return _admission(rows, key) if rows else None
 
@@ -158,7 +159,8 @@ class PostgresTelemetry(TelemetryStore):
                 receipt.received_at,
             ],
         )
-        for signal in dict.fromkeys(chunk.column.signal for chunk in intake.chunks):
+        # In one order for all, so that two first batches of a sensor do not wait for each other in a circle.
+        for signal in sorted({chunk.column.signal for chunk in intake.chunks}):
             if (receipt.capture_session_id, signal) not in self._known:
                 self._statements.write(
                     "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
@@ -214,47 +216,41 @@ class PostgresTelemetry(TelemetryStore):
         )
         if physical and query.profile_id is None:
             return _readings(None, query.limit)
-        headers = await self._statements.ask(
-            "SELECT series_id, position, starts_at, count FROM telemetry_chunks JOIN telemetry_series AS series"
-            " ON series.id = series_id AND series.capture_session_id = telemetry_chunks.capture_session_id"
-            " WHERE series.capture_session_id = %s AND sensor_id = %s AND signal = %s"
-            " AND ends_at >= coalesce(%s::timestamptz, '-infinity')"
-            " AND starts_at < coalesce(%s::timestamptz, 'infinity')"
-            " ORDER BY starts_at, position LIMIT %s",
-            [
-                query.capture_session_id,
-                query.sensor_id,
-                query.signal,
-                when(start),
-                when(query.end),
-                HEADERS,
-            ],
-        ).rows()
         chunks: list[Opened] = []
         merged: Merged | None = None
-        place = 0
-        while place < len(headers):
-            group = _enough(headers, place, query.limit + 1)
-            chunks += await opened(
-                self._statements,
-                query.capture_session_id,
-                headers[place][0],
-                [position for _, position, _, _ in headers[place : place + group]],
-                query.profile_id if physical else None,
-            )
-            place += group
-            # What lies before the first chunk that is not open is complete.
-            more = place < len(headers) or len(headers) == HEADERS
-            bound = query.end
-            if more:
-                following = headers[min(place, len(headers) - 1)]
-                bound = min(micros(following[2]), query.end if query.end is not None else micros(following[2]))
-            merged = _between(merge(chunks), start, bound)
-            if len(merged.timestamps) > query.limit:
+        headers: list[Row] = []
+        while headers := await self._headers(query, start, headers[-1] if headers else None):
+            whole = len(headers) < HEADERS
+            place = 0
+            while place < len(headers):
+                group = headers[place : place + _enough(headers, place, query.limit + 1)]
+                place += len(group)
+                profile_id = query.profile_id if physical else None
+                chunks += await opened(
+                    self._statements,
+                    query.capture_session_id,
+                    group[0][0],
+                    [position for _, position, _, _ in group],
+                    profile_id,
+                )
+                # What lies before the first chunk that is not open yet is complete.
+                bound = query.end
+                if place < len(headers) or not whole:
+                    following = micros(headers[min(place, len(headers) - 1)][2])
+                    bound = following if bound is None else min(bound, following)
+                merged = _between(merge(chunks), start, bound)
+                if len(merged.timestamps) > query.limit:
+                    return _readings(merged, query.limit)
+            if whole:
                 break
-        return _readings(merged, query.limit, more=len(headers) == HEADERS)
+        else:
+            # The chunks ended with the last headers: all that is open is complete.
+            merged = _between(merge(chunks), start, query.end) if chunks else None
+        return _readings(merged, query.limit)
 
-    async def metrics(self, run_id: UUID, *, layer: Layer, signals: Collection[str] = ()) -> Sequence[Metrics]:
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
+    ) -> Sequence[Metrics]:
         where = (
             "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = %s AND deleted_at IS NULL)"
         )
@@ -262,6 +258,8 @@ class PostgresTelemetry(TelemetryStore):
         if signals:
             where += " AND series.signal = ANY(%s)"
             parameters.append(list(signals))
+        if unconverted:
+            where += " AND series.profile_id IS NULL"
         found = await summaries(self._statements, where, parameters, layer)
 
         def key(summary: Any) -> tuple[UUID, str, UUID]:
@@ -283,6 +281,33 @@ class PostgresTelemetry(TelemetryStore):
                 )
             )
         return results
+
+    async def _headers(self, query: ReadingQuery, start: int | None, after: Row | None) -> list[Row]:
+        """The next chunks that a page may need, in the order of time."""
+        conditions = Conditions()
+        conditions.add("series.capture_session_id = %s", query.capture_session_id)
+        conditions.add("sensor_id = %s AND signal = %s", query.sensor_id, query.signal)
+        if start is not None:
+            conditions.add("ends_at >= %s", moment(start))
+        if query.end is not None:
+            conditions.add("starts_at < %s", moment(query.end))
+        if after is not None:
+            conditions.add("(starts_at, position) > (%s, %s)", after[2], after[1])
+        return await self._statements.ask(
+            "SELECT series_id, position, starts_at, count FROM telemetry_chunks JOIN telemetry_series AS series"
+            " ON series.id = series_id AND series.capture_session_id = telemetry_chunks.capture_session_id"
+            f" WHERE {' AND '.join(conditions.texts)} ORDER BY starts_at, position LIMIT %s",
+            [*conditions.parameters, HEADERS],
+        ).rows()
+
+    async def _to_running_sessions(self, key: str, token: Sequence[Any]) -> list[Row]:
+        """The rows of an admission to the running sessions, of which each is held."""
+        while True:
+            held = self._statements.ask(_LOCK_RUNNING_SESSIONS, token)
+            rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
+            # A session may start between the two statements: then it is not held, and both are asked again.
+            if {row[_AT_SESSION] for row in rows} - {None} <= {row[0] for row in await held.rows()}:
+                return rows
 
     def _append(self, intake: Intake, chunk: Chunk) -> None:
         receipt, column = intake.receipt, chunk.column
@@ -306,11 +331,6 @@ class PostgresTelemetry(TelemetryStore):
 
 
 _NONE = uuid.UUID(int=0)
-
-
-def _batch_lock(token_hash: bytes, key: str) -> int:
-    digest = blake2b(key.encode(), key=token_hash, digest_size=8, person=b"batch")
-    return int.from_bytes(digest.digest(), signed=True)
 
 
 def _admission(rows: Sequence[Row], key: str) -> Admission:
@@ -379,10 +399,9 @@ def _between(merged: Merged, start: int | None, end: int | None) -> Merged:
     return Merged(timestamps=merged.timestamps[low:high], values=merged.values[low:high], late=merged.late[low:high])
 
 
-def _readings(merged: Merged | None, limit: int, *, more: bool = False) -> Readings:
+def _readings(merged: Merged | None, limit: int) -> Readings:
     timestamps, values = array("q"), array("d")
     if merged is not None:
         timestamps.frombytes(merged.timestamps[:limit].tobytes())
         values.frombytes(merged.values[:limit].tobytes())
-        more = more or len(merged.timestamps) > limit
-    return Readings(timestamps=timestamps, values=values, more=more)
+    return Readings(timestamps=timestamps, values=values, more=merged is not None and len(merged.timestamps) > limit)

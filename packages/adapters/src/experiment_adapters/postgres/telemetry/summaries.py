@@ -82,7 +82,7 @@ OPENED_AT_ONCE = 500
 
 @frozen(kw_only=True)
 class Part:
-    """What is known of some of a series' readings; `first_at` and `last_at` are those of its values (µs)."""
+    """What is known of some of a series' readings; its values lie from `first_at` to `last_at` (µs)."""
 
     readings: int = 0
     late: int = 0
@@ -93,7 +93,7 @@ class Part:
     last_at: int = 0
 
     def joined(self, other: "Part") -> "Part":
-        """Both together, whichever came first; they have no timestamp in common."""
+        """Both together; `first` and `last` are those of the part that begins first and of the one that ends last."""
         starts = [at for at in (self.starts_at, other.starts_at) if at is not None]
         ends = [at for at in (self.ends_at, other.ends_at) if at is not None]
         part = Part(

@@ -183,12 +183,14 @@ CREATE TABLE capture_session_pins (
 CREATE INDEX capture_session_pins_by_sensor ON capture_session_pins (sensor_id);
 CREATE INDEX capture_session_pins_by_profile ON capture_session_pins (profile_id);
 
--- Telemetry. Every key begins with the session, by which the tables can be distributed.
+-- Telemetry. Every key holds the session, by which the tables can be distributed. Sensors and profiles are not
+-- foreign keys here: a batch has held them when it came in, what took part in a session is never removed, and the
+-- check would write to their rows for every batch.
 
 CREATE TABLE telemetry_batches (
-    sensor_id uuid NOT NULL REFERENCES sensors,
+    sensor_id uuid NOT NULL,
     key text NOT NULL COLLATE "C",
-    capture_session_id uuid NOT NULL REFERENCES capture_sessions,
+    capture_session_id uuid NOT NULL,
     digest bytea NOT NULL,
     accepted integer NOT NULL,
     late integer NOT NULL,
@@ -200,9 +202,9 @@ COMMENT ON TABLE telemetry_batches IS 'Receipts: what was answered to a batch, s
 CREATE TABLE telemetry_series (
     capture_session_id uuid NOT NULL REFERENCES capture_sessions,
     id bigint GENERATED ALWAYS AS IDENTITY,
-    sensor_id uuid NOT NULL REFERENCES sensors,
+    sensor_id uuid NOT NULL,
     signal text NOT NULL COLLATE "C",
-    profile_id uuid REFERENCES conversion_profiles,
+    profile_id uuid,
     PRIMARY KEY (capture_session_id, id),
     CONSTRAINT telemetry_series_names UNIQUE (capture_session_id, sensor_id, signal)
 );
@@ -238,7 +240,7 @@ COMMENT ON COLUMN telemetry_chunks.squares IS 'The sum of squared deviations fro
 CREATE TABLE telemetry_physical_chunks (
     capture_session_id uuid NOT NULL,
     series_id bigint NOT NULL,
-    profile_id uuid NOT NULL REFERENCES conversion_profiles,
+    profile_id uuid NOT NULL,
     position bigint NOT NULL,
     count integer NOT NULL,
     minimum float8,
