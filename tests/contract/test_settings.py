@@ -12,11 +12,11 @@ import pytest
 
 from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import VerificationKey
+from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.settings import (
     SETTINGS,
     ApiSettings,
-    LogSettings,
     Settings,
     SettingsError,
     settings_markdown,

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from entities import SettableClock, a_batch, a_column, fresh
+from entities import NOW, SettableClock, a_batch, a_column, fresh
 from experiment_domain import Work
 from experiment_domain.kernel.access import Role
 from experiment_domain.kernel.errors import Conflict, NotFound, Unauthenticated
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY, SensorFilter
+from experiment_domain.telemetry.batches import micros
 from experiment_domain.unit_of_work import UnitsOfWork
 from laboratory import Laboratory, token_of
 
@@ -108,7 +109,6 @@ async def test_a_sensor_in_use_stays(lab: Laboratory, verb: str):
     with pytest.raises(Conflict) as refusal:
         await lab.do(lambda work: getattr(work.sensors, verb)(made.sensor.id))
     assert refusal.value.code == "sensor_in_use"
-    assert refusal.value.facts["active_capture_sessions"] == [str(session.id)]
     with pytest.raises(Conflict) as refusal:
         await lab.do(lambda work: work.runs.unbind(run.id, made.sensor.id))
     assert refusal.value.code == "sensor_in_use"
@@ -210,3 +210,30 @@ async def test_who_may_not_know_of_a_project_is_not_told_that_it_shares_a_sensor
     made = await lab.sensor()
     await lab.do(lambda work: work.sensors.share(made.sensor.id, guest.project.id))
     assert await lab.ask(lambda work: work.sensors.projects(made.sensor.id), by=lab.viewer) == [lab.project.id]
+
+
+async def test_a_sensor_that_is_taken_back_takes_part_in_no_further_session(lab: Laboratory):
+    elsewhere = await Laboratory.open(lab.units)
+    made = await elsewhere.sensor()
+    await elsewhere.do(lambda work: work.projects.put_member(elsewhere.project.id, lab.owner.id, Role.OWNER))
+    await lab.do(lambda work: work.sensors.share(made.sensor.id, lab.project.id))
+    run = await lab.run(start=True)
+    own = await lab.sensor(run)
+    await lab.do(lambda work: work.runs.bind(run.id, made.sensor.id))
+    first = await lab.session(run)
+    assert {pin.sensor_id for pin in first.pins} == {own.sensor.id, made.sensor.id}
+    await lab.do(lambda work: work.sensors.unshare(made.sensor.id, lab.project.id))
+    await lab.ingest(made, a_batch(a_column([micros(NOW)], [1.0]), session=first.id))
+    await lab.stop(first)
+    second = await lab.session(run)
+    assert {pin.sensor_id for pin in second.pins} == {own.sensor.id}
+
+
+async def test_who_retires_a_sensor_in_use_learns_no_ids_of_other_projects(lab: Laboratory):
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    session = await lab.session(run)
+    with pytest.raises(Conflict) as refusal:
+        await lab.do(lambda work: work.sensors.retire(made.sensor.id))
+    assert refusal.value.code == "sensor_in_use"
+    assert str(session.id) not in f"{refusal.value.detail} {refusal.value.facts}"

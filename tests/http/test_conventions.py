@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,13 @@ from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
 QUERIES = [(path, operation) for method, path, operation in documented() if method == "GET" and path.startswith(API)]
+
+
+@contextmanager
+def captured() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged, with what every line of a request carries."""
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+        yield logs
 
 
 class Broken(UnitsOfWork):
@@ -117,21 +124,50 @@ async def test_the_body_is_not_read_for_nobody(app: Litestar, runner: object) ->
 
 async def test_a_fault_tells_nothing(runner: object) -> None:
     client = Client(app_over(Broken(RuntimeError(CANARY))), token_of("ada"), checked=False)
-    with structlog.testing.capture_logs() as logs:
+    with captured() as logs:
         answer = await client.get("/projects", headers={"X-Request-Id": "mine"})
     problem = refusal(answer, 500, "internal_error")
     assert CANARY not in json.dumps(problem)
     assert "Traceback" not in answer.text
     assert answer.headers["x-request-id"] == "mine"
-    assert any(entry["event"] == "unhandled_exception" and CANARY in repr(entry["exc_info"]) for entry in logs)
+    fault, request = logs
+    assert fault["event"] == "unhandled_exception"
+    assert CANARY in repr(fault["exc_info"])
+    assert request["event"] == "request"
+    assert [entry["request_id"] for entry in logs] == ["mine", "mine"]
+    assert "request_id" not in structlog.contextvars.get_contextvars()
 
 
 async def test_an_absent_database_is_told_as_such(runner: object) -> None:
-    client = Client(app_over(Broken(Unavailable())), token_of("ada"))
+    class StandbyError(Exception):
+        sqlstate = "25006"
+
+    cause = StandbyError(f"cannot execute INSERT\nDETAIL: {CANARY}")
+    cause.add_note("it is a standby")
+    away = Unavailable("Try again.")
+    away.__cause__ = cause
+    client = Client(app_over(Broken(away)), token_of("ada"))
     for method, path in (("GET", "/projects"), ("POST", "/projects")):
-        answer = await client.send(method, path, **({"json": {"name": "P"}} if method == "POST" else {}))
-        refusal(answer, 503, "unavailable")
+        with captured() as logs:
+            answer = await client.send(
+                method,
+                path,
+                headers={"X-Request-Id": "mine"},
+                **({"json": {"name": "P"}} if method == "POST" else {}),
+            )
+        assert refusal(answer, 503, "unavailable")["detail"] == "Try again."
         assert int(answer.headers["retry-after"]) > 0
+        told = next(entry for entry in logs if entry["event"] == "unavailable")
+        assert told == {
+            "event": "unavailable",
+            "log_level": "warning",
+            "request_id": "mine",
+            "path": API + path,
+            "cause": "StandbyError",
+            "sqlstate": "25006",
+            "reason": "cannot execute INSERT",
+            "hint": "it is a standby",
+        }
 
 
 @pytest.mark.parametrize(("path", "operation"), QUERIES, ids=[operation["operationId"] for _, operation in QUERIES])
@@ -233,7 +269,7 @@ async def test_metrics_count_by_template(world: World, runner: object) -> None:
 
 
 async def test_logs_name_requests_and_hold_no_secrets(world: World, runner: object) -> None:
-    with structlog.testing.capture_logs() as logs:
+    with captured() as logs:
         await world.viewer.get(f"/runs/{world.run_id}?limit={CANARY}", headers={"X-Request-Id": "mine"})
         rotated = await world.owner.done("POST", f"/sensors/{world.sensor_id}/rotate-token")
         body = {"name": CANARY, "metadata": {"password": CANARY}}

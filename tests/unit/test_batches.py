@@ -16,6 +16,7 @@ from experiment_domain.telemetry.batches import (
     EARLIEST,
     LATEST,
     READINGS,
+    REPEATS,
     REPORTED,
     SIGNALS,
     BadReadings,
@@ -212,3 +213,12 @@ def test_the_largest_batch_is_allowed():
     batch = a_batch(Column("value", stamps, array("d", stamps)))
     _check(batch)
     assert len(batch) == READINGS
+
+
+def test_a_timestamp_has_a_bounded_number_of_readings():
+    _check(a_batch(a_column([1] * REPEATS + [2], [0.0] * (REPEATS + 1))))
+    with pytest.raises(BadReadings) as refusal:
+        _check(a_batch(a_column([2, *[1] * (REPEATS + 1)], [0.0] * (REPEATS + 2), "a")))
+    assert refusal.value.errors == [
+        {"index": REPEATS + 1, "signal": "a", "message": f"the timestamp has more than {REPEATS} readings"}
+    ]

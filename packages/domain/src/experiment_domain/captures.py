@@ -238,7 +238,9 @@ class CaptureSessionRepository(Protocol):
 
     @abstractmethod
     async def pins_for(self, run_id: UUID) -> Sequence[Pin]:
-        """A pin for each sensor bound to a run that is not retired, with the profile version published now.
+        """A pin for each bound sensor that is not retired and that the run's project may use.
+
+        Each has the profile version published now.
 
         The sensors are held: none is retired, deleted or given another profile until the unit of work ends.
         """

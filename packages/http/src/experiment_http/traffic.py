@@ -73,8 +73,6 @@ class Traffic:
             client[0] if client else None, headers.get(b"x-forwarded-for"), self._trusted_proxies
         )
         status = 0
-        # Whatever is logged on the way carries it, also by those who know nothing of requests.
-        bound = structlog.contextvars.bound_contextvars(request_id=identity)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -92,18 +90,19 @@ class Traffic:
         if method == "HEAD":
             # What GET would answer, without the content.
             scope["method"] = "GET"
-        try:
-            await self._app(scope, receive, sending)
-        finally:
-            seconds = time.perf_counter() - begun
-            route = scope.get("path_template") or UNMATCHED
-            self._metrics.record(method, route, status, seconds)
-            log.info(
-                "request",
-                method=method,
-                path=path,
-                status=status,
-                seconds=round(seconds, 6),
-                request_id=identity,
-                client=state["client_address"],
-            )
+        # Whatever is logged on the way carries the id, also by those who know nothing of requests.
+        with structlog.contextvars.bound_contextvars(request_id=identity):
+            try:
+                await self._app(scope, receive, sending)
+            finally:
+                seconds = time.perf_counter() - begun
+                route = scope.get("path_template") or UNMATCHED
+                self._metrics.record(method, route, status, seconds)
+                log.info(
+                    "request",
+                    method=method,
+                    path=path,
+                    status=status,
+                    seconds=round(seconds, 6),
+                    client=state["client_address"],
+                )

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dramatiq.errors import ConnectionError as BrokerAway
 from structlog import get_logger
+
+from experiment_worker.brokers import BROKER_AWAY
 
 Nudge = Callable[[], Any]
 
@@ -34,7 +35,7 @@ class Schedule:
                 self._due[nudge] = now + self._nudges[nudge]
                 try:
                     nudge()
-                except BrokerAway:
+                except BROKER_AWAY as error:
                     # The rows are still there: the next nudge finds them.
-                    log.warning("the broker is away; a nudge was lost")
+                    log.warning("the broker is away; a nudge was lost", cause=type(error).__name__)
         return max(0.0, min(self._due.values()) - self._clock())

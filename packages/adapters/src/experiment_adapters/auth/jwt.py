@@ -14,7 +14,6 @@ from attrs import field, frozen
 from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
-from experiment_adapters.auth.jwks import JwksKeys
 from experiment_adapters.auth.keys import ALGORITHMS, FixedKeys, Keys, VerificationKey, strict_json
 from experiment_domain.kernel.access import MEMBER_ROLES, Role, User
 from experiment_domain.kernel.clock import Clock, SystemClock
@@ -54,6 +53,15 @@ class JwtSettings:
         return tuple(name for name in ALGORITHMS if not name.startswith("HS"))
 
 
+def _keys_of(settings: JwtSettings) -> Keys:
+    if not settings.jwks_url:
+        return FixedKeys(settings.keys)
+    # Brings an HTTP client, which takes a while to import.
+    from experiment_adapters.auth.jwks import JwksKeys  # noqa: PLC0415
+
+    return JwksKeys(settings.jwks_url)
+
+
 @frozen
 class _Verified:
     user: User
@@ -71,7 +79,7 @@ class JwtVerifier:
         self._settings = settings
         self._algorithms = frozenset(settings.algorithms)
         self._clock = clock or SystemClock()
-        self._keys = keys or (JwksKeys(settings.jwks_url) if settings.jwks_url else FixedKeys(settings.keys))
+        self._keys = keys or _keys_of(settings)
         self._jws = PyJWS(algorithms=settings.algorithms, options={"enforce_minimum_key_length": True})
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 

@@ -87,7 +87,10 @@ class MemoryCaptures(CaptureSessionRepository):
         }
         pins: list[Pin] = []
         for sensor_id in (binding.sensor_id for binding in bound):
-            if self._store.sensors[sensor_id].status is not SensorStatus.RETIRED:
+            sensor = self._store.sensors[sensor_id]
+            shared = (sensor_id, self._store.runs[run_id].project_id) in self._store.shares
+            owned = sensor.project_id == self._store.runs[run_id].project_id
+            if sensor.status is not SensorStatus.RETIRED and (owned or shared):
                 profile = published.get(sensor_id)
                 pins.append(
                     Pin(

@@ -130,7 +130,10 @@ class PostgresCaptures(CaptureSessionRepository):
         )
         answer = self._statements.ask(
             "SELECT run_sensors.sensor_id, profiles.id, profiles.profile_version FROM run_sensors"
+            " JOIN runs ON runs.id = run_sensors.run_id"
             " JOIN sensors ON sensors.id = run_sensors.sensor_id AND sensors.status <> 'retired'"
+            " AND (sensors.project_id = runs.project_id OR EXISTS (SELECT FROM sensor_projects AS shared"
+            " WHERE shared.sensor_id = sensors.id AND shared.project_id = runs.project_id))"
             " LEFT JOIN conversion_profiles AS profiles"
             " ON profiles.sensor_id = sensors.id AND profiles.status = 'published'"
             " WHERE run_id = %s ORDER BY bound_at, run_sensors.sensor_id",

@@ -19,6 +19,18 @@ _CONSTRAINTS = {
 
 _EXPECTED_ONE_ROW = "XP001"
 
+_AWAY = "The service cannot reach its database right now: try again."
+_NO_CONNECTION = (
+    "The service got no connection to its database in time: too much is asked at once, or it is away. Try again."
+)
+_OVERLOADED = "The service has too much to do right now: try again."
+_TOO_LONG = "The database took too long and was stopped: try again, or ask for less at once."
+_CONTENDED = "Too much was done to the same things at once: try again."
+_FULL = "The service's database has no room left right now: try again later."
+_READ_ONLY = "The service's database takes no changes right now: try again."
+_STANDBY = "the server that answers takes no changes: it is, or has become, a standby"
+"""For the log: the driver's own words name a statement, and not what is wrong with the server."""
+
 
 @contextmanager
 def refusals() -> Iterator[None]:
@@ -39,25 +51,25 @@ def refusal_of(error: Exception) -> Refusal | Exception:
             return Conflict(*(known or ("already_exists", "There is one already.")))
         case errors.ForeignKeyViolation():
             return Conflict("reference_missing", "Something that this refers to is gone, or something refers to this.")
-        case (
-            errors.SerializationFailure()
-            | errors.DeadlockDetected()
-            | errors.LockNotAvailable()
-            | errors.QueryCanceled()
-            | errors.ReadOnlySqlTransaction()
-            | errors.AdminShutdown()
-            | errors.CrashShutdown()
-            | errors.CannotConnectNow()
-            | errors.TooManyConnections()
-            | errors.IdleInTransactionSessionTimeout()
-            | errors.DiskFull()
-            | PoolTimeout()
-            | PoolClosed()
-            | TooManyRequests()
-        ):
-            return Unavailable()
+        case PoolTimeout():
+            # The pool is as silent where all connections are taken as where none can be made.
+            return Unavailable(_NO_CONNECTION)
+        case errors.TooManyConnections() | TooManyRequests():
+            return Unavailable(_OVERLOADED)
+        case errors.QueryCanceled() | errors.IdleInTransactionSessionTimeout():
+            return Unavailable(_TOO_LONG)
+        case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
+            return Unavailable(_CONTENDED)
+        case errors.DiskFull():
+            return Unavailable(_FULL)
+        case errors.ReadOnlySqlTransaction():
+            if _STANDBY not in getattr(error, "__notes__", ()):  # a failed transaction raises the same error again
+                error.add_note(_STANDBY)
+            return Unavailable(_READ_ONLY)
+        case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow() | PoolClosed():
+            return Unavailable(_AWAY)
         case psycopg.Error(sqlstate=None) if isinstance(error, psycopg.OperationalError):
             # Without a state it is the connection itself: refused, reset, timed out.
-            return Unavailable()
+            return Unavailable(_AWAY)
         case _:
             return error

@@ -58,17 +58,22 @@ def seed_runs(url: str, runs: int, *, owner: str, now: datetime | None = None) -
     """
     maker = _Maker(random.Random(runs), now or datetime.now(UTC), owner)  # noqa: S311 - test data
     rows = list(maker.runs(runs))
-    with psycopg.connect(url, connect_timeout=10) as connection, connection.cursor() as cursor:
+    with _connect(url) as connection, connection.cursor() as cursor:
         _copy(cursor, "projects", maker.project())
         _copy(cursor, "project_members", maker.membership())
         for experiment in maker.experiments:
             _copy(cursor, "experiments", experiment)
         _copy_all(cursor, "runs", _RUN_COLUMNS, rows)
         _copy_all(cursor, "status_history", _HISTORY_COLUMNS, maker.history(rows))
-    with psycopg.connect(url, connect_timeout=10, autocommit=True) as connection:
+    with _connect(url, autocommit=True) as connection:
         # Otherwise the first queries are planned for empty tables.
         connection.execute("ANALYZE projects, experiments, runs, status_history")
     return Seeded(maker.project_id, [experiment["id"] for experiment in maker.experiments])
+
+
+def _connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
+    # Of several hosts, the one that takes writes.
+    return psycopg.connect(url, connect_timeout=10, target_session_attrs="read-write", autocommit=autocommit)
 
 
 def _copy(cursor: psycopg.Cursor[Any], table: str, row: Mapping[str, Any]) -> None:

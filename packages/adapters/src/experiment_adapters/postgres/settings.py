@@ -21,6 +21,11 @@ class DatabaseSettings:
     connect_timeout: int = 3
     statement_timeout: float = 5.0
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which a server that does not answer is given up: a little more than it may work itself."""
+        return self.statement_timeout + 1.0
+
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.pool_min <= self.pool_max or self.pool_max < 1:
             raise ValueError(f"a pool cannot hold {self.pool_min} to {self.pool_max} connections")

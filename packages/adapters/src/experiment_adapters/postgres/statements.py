@@ -1,7 +1,10 @@
 """The statements of one unit of work: queued as they come, sent together in psycopg's pipeline mode."""
 
+import asyncio
+import os
+import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -45,11 +48,13 @@ class Answer:
 class Statements:
     """One transaction as a queue. A connection is taken with the first statement that is sent.
 
-    A write waits for the next read, or for `commit`; what was queued by then goes out in one round trip.
+    A write waits for the next read, or for `commit`; what was queued by then goes out in one round trip, whose answer
+    is waited for `patience` seconds.
     """
 
-    def __init__(self, pool: Pool, *, in_transaction: bool) -> None:
+    def __init__(self, pool: Pool, *, in_transaction: bool, patience: float) -> None:
         self._pool = pool
+        self._patience = patience
         self._in_transaction = in_transaction
         self._queue: list[tuple[str, Sequence[Any], Answer | None]] = []
         self._stack = AsyncExitStack()
@@ -80,6 +85,8 @@ class Statements:
             raise self._failure
         connection = self._connection or await self._connect()
         queue, self._queue = self._queue, []
+        # The server's own time limits are of no use where it does not answer at all.
+        hang_up = asyncio.get_running_loop().call_later(self._patience, _hang_up, connection.fileno())
         try:
             await self._send(connection, queue, commit=commit)
         except psycopg.Error as error:
@@ -89,6 +96,8 @@ class Statements:
             # Broken off half way, by a client that left: what the server has yet to say belongs to nobody.
             await connection.close()
             raise
+        finally:
+            hang_up.cancel()
 
     async def _send(
         self, connection: Connection, queue: Sequence[tuple[str, Sequence[Any], Answer | None]], *, commit: bool
@@ -135,3 +144,9 @@ class Statements:
         except psycopg.Error:
             # A broken connection rolls back by itself; the pool replaces it.
             await connection.close()
+
+
+def _hang_up(descriptor: int) -> None:
+    """End a connection from outside: whoever waits for its answer is told at once that there will be none."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        connection.shutdown(socket.SHUT_RDWR)

@@ -118,9 +118,10 @@ class PostgresUnitOfWork(UnitOfWork):
 class PostgresUnitsOfWork(UnitsOfWork):
     """Begins units of work on the connections of a pool, and of a second one for reading where there is a replica."""
 
-    def __init__(self, pool: Pool, read_pool: Pool) -> None:
+    def __init__(self, pool: Pool, read_pool: Pool, patience: float) -> None:
         self._pool = pool
         self._read_pool = read_pool
+        self._patience = patience
 
     @classmethod
     @asynccontextmanager
@@ -137,21 +138,22 @@ class PostgresUnitsOfWork(UnitsOfWork):
             read_pool = pool
             if settings.read_url is not None:
                 read_pool = await stack.enter_async_context(_pool(settings, settings.read_url, writing=False))
-            yield cls(pool, read_pool)
+            yield cls(pool, read_pool, settings.patience)
 
     @asynccontextmanager
     async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
         """A unit of work for `principal`."""
-        statements = Statements(self._read_pool if read_only else self._pool, in_transaction=not read_only)
+        pool = self._read_pool if read_only else self._pool
+        statements = Statements(pool, in_transaction=not read_only, patience=self._patience)
         try:
             yield PostgresUnitOfWork(statements, principal)
         finally:
             await statements.close()
 
-    async def check(self) -> None:
-        """Ask the database for a sign of life. Raises `Unavailable`."""
+    async def check(self, *, read_only: bool = False) -> None:
+        """Ask the database, or the one to read from, for a sign of life. Raises `Unavailable`."""
         with refusals():
-            async with self._pool.connection() as connection:
+            async with (self._read_pool if read_only else self._pool).connection() as connection:
                 await connection.execute("SELECT 1")
 
 

@@ -6,6 +6,7 @@ Values and timestamps travel as `array.array`, eight bytes each, which adapters 
 import hashlib
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -23,6 +24,8 @@ SIGNALS = 256
 """The most signals that a batch may hold."""
 SIGNAL_LENGTH = 100
 BATCH_ID_LENGTH = 200
+REPEATS = 16
+"""The most readings of one signal that a batch may hold for one timestamp: only the last of them is ever read."""
 DEFAULT_SIGNAL = "value"
 REPORTED = 20
 """How many bad readings a refusal names at most: the first ones."""
@@ -173,6 +176,8 @@ class Batch:
             earliest, last = column.span
             if earliest < EARLIEST or last > newest or not _finite(column.values):
                 bad.extend(_bad_readings(column, newest))
+            elif not column.rises:
+                bad.extend(_repeats(column))
         if bad:
             raise BadReadings(sorted(bad, key=lambda error: error["index"])[:REPORTED])
 
@@ -189,6 +194,17 @@ def _signal_problem(signal: str, allowed: Sequence[str]) -> str | None:
     if allowed and signal not in allowed:
         return f"is not a signal of this sensor, which delivers {', '.join(allowed)}"
     return None
+
+
+def _repeats(column: Column) -> Iterator[dict[str, Any]]:
+    """The first reading of a timestamp that has too many: each further one would be a chunk of its own."""
+    seen: Counter[int] = Counter()
+    for place, stamp in enumerate(column.timestamps):
+        seen[stamp] += 1
+        if seen[stamp] > REPEATS:
+            message = f"the timestamp has more than {REPEATS} readings"
+            yield {"index": column.index(place), "signal": column.signal, "message": message}
+            return
 
 
 def _bad_readings(column: Column, newest: int) -> Iterator[dict[str, Any]]:

@@ -161,7 +161,7 @@ class SensorUseCases(UseCases):
 
     @requires(Permission.OWN)
     async def unshare(self, permit: Permit, sensor_id: UUID, project_id: UUID) -> None:
-        """Take it back. Runs that have bound it keep it."""
+        """Take it back: it takes part in no further session there, and still delivers to those it took part in."""
         sensor = await self._locked(permit, sensor_id, None)
         if project_id == sensor.project_id:
             raise Conflict("owning_project", "A sensor always belongs to its own project.")

@@ -223,7 +223,11 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
         raise Conflict(
             "ambiguous_session",
             "This sensor takes part in several running capture sessions: name one.",
-            running_capture_sessions=[str(destination.capture_session_id) for destination in found],
+            running_capture_sessions=[
+                str(destination.capture_session_id)
+                for destination in found
+                if destination.project_id == admission.sensor.project_id
+            ],
         )
     return found[0]
 

@@ -10,7 +10,7 @@ from experiment_http.cli.local import checked_settings
 HEAD = "head"
 
 
-def migrate(*, to: str = HEAD, sql: Annotated[bool, Parameter(negative=())] = False) -> None:
+def migrate(*, to: str = HEAD, sql: Annotated[bool, Parameter(negative=(), show_default=False)] = False) -> None:
     """Bring the database at EXPERIMENT_DATABASE_URL to the schema of this version.
 
     It is safe to start it anywhere and more than once: one migration runs at a time, and what is done is not done

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -31,6 +31,11 @@ class Refused(CommandFailed):
         super().__init__(text)
         self.status = status
         self.code = code
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered later."""
+        return self.status in _TRY_AGAIN or self.status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
 class Remote:
@@ -87,17 +92,31 @@ class Remote:
         """A command that can be repeated: a transition, for one."""
         return self._call("POST", path, body=body, key=str(uuid4()))[0]
 
-    def create(self, path: str, body: Mapping[str, Any], *, identity: str = "") -> Any:
-        """Create something once, however often this is tried within a day.
+    def create(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        identity: str = "",
+        still: Callable[[Mapping[str, Any]], bool] = lambda _current: True,
+    ) -> Any:
+        """Create something once, however often this is tried within a day; what it is now.
 
-        The key is made of the request itself, and of an `identity` where equal requests mean different things.
+        The key is made of the request itself, and of an `identity` where equal requests mean different things. What an
+        earlier attempt created may have been changed or deleted since: where it is not `still` what is meant, another
+        one is created in its place.
         """
-        content = msgspec.json.encode([path, identity, body], order="sorted")
-        key = f"cli-{hashlib.sha256(content).hexdigest()}"
-        created, replayed = self._call("POST", path, body=body, key=key)
-        if replayed and not self._exists(path, created):
-            created, _ = self._call("POST", path, body=body, key=str(uuid4()))
-        return created
+        replaced: list[str] = []
+        while True:
+            content = msgspec.json.encode([path, identity, body, replaced], order="sorted")
+            key = f"cli-{hashlib.sha256(content).hexdigest()}"
+            created, replayed = self._call("POST", path, body=body, key=key)
+            if not replayed:
+                return created
+            current = self._current(path, created)
+            if current is not None and still(current):
+                return {**created, **current}  # the first answer may hold a token, which is shown only there
+            replaced.append(created["id"])
 
     def send_readings(self, token: str, body: bytes) -> Any:
         """Send a batch with a sensor's token."""
@@ -107,16 +126,15 @@ class Remote:
         """A sign of life with a sensor's token."""
         self._call("POST", f"/sensors/{sensor_id}/heartbeat", token=token)
 
-    def _exists(self, path: str, created: Mapping[str, Any]) -> bool:
-        """Whether what an earlier attempt created is still there: somebody may have deleted it since."""
+    def _current(self, path: str, created: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What became of something that was created at `path`; None where it is gone."""
         plural = path.rstrip("/").rpartition("/")[2]
         try:
-            self.get(f"/{plural}/{created['id']}")
+            return self.get(f"/{plural}/{created['id']}")
         except Refused as refusal:
             if refusal.status == httpx.codes.NOT_FOUND:
-                return False
+                return None
             raise
-        return True
 
     def _call(
         self,

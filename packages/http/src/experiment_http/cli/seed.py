@@ -70,13 +70,10 @@ def _database(data_dir: Path) -> Iterator[str]:
         return
     server = EmbeddedPostgres(data_dir)
     try:
-        url = server.start()
+        with server as url:
+            yield url
     except EmbeddedPostgresError as error:
         raise CommandFailed(error) from error
-    try:
-        yield url
-    finally:
-        server.stop()
 
 
 def running_database(data_dir: Path) -> str | None:

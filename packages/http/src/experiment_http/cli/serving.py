@@ -5,6 +5,7 @@ same in the foreground. Everything else comes from the environment.
 """
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -19,6 +20,12 @@ TARGET = f"{MODULE}:app"
 DRAINING = 10
 """Seconds that open requests have to end when the API is asked to stop."""
 
+SERVER_LOGS = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"_granian": {"handlers": [], "propagate": True}},
+}
+"""The server's own lines go where those of all libraries go."""
 
 PORT_PATIENCE = 1.5
 """Seconds in which the API of an `up` that was killed has let go of its port."""
@@ -30,6 +37,11 @@ def serve(host: str, port: int, processes: int) -> None:
     from granian.log import LogLevels  # noqa: PLC0415
     from granian.server import Server  # noqa: PLC0415
 
+    from experiment_adapters.logs import configure_logs  # noqa: PLC0415
+    from experiment_adapters.settings import Settings  # noqa: PLC0415
+
+    log = Settings.from_environment(os.environ).log
+    configure_logs(log)
     if sys.platform == "linux":
         # Workers are forked: they share what is imported now, and one that crashed is back at once.
         import_module(MODULE)
@@ -43,7 +55,8 @@ def serve(host: str, port: int, processes: int) -> None:
         workers=processes,
         respawn_failed_workers=True,
         workers_kill_timeout=DRAINING,
-        log_level=LogLevels.warning,
+        log_level=LogLevels(log.level),
+        log_dictconfig=SERVER_LOGS,
     )
     server.serve(target_loader=_load)
 

@@ -1,6 +1,9 @@
 """`token`: a signed token for local use."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from experiment_http.cli.failure import CommandFailed
 from experiment_http.cli.local import DATA_DIR, existing_keys
@@ -8,7 +11,12 @@ from experiment_http.cli.local import DATA_DIR, existing_keys
 EXPIRES = 86_400.0
 
 
-def token(*, user: str, data_dir: Path = DATA_DIR, expires: float = EXPIRES) -> None:
+def token(
+    *,
+    user: str,
+    data_dir: Path = DATA_DIR,
+    expires: Annotated[float, Parameter(show_default="{:g}".format)] = EXPIRES,
+) -> None:
     """Print a signed token for local use, alone on standard output.
 
     The API that `up` runs on the same data directory accepts it. A user has the roles that projects give; whoever

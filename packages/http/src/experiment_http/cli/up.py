@@ -45,9 +45,9 @@ def up(
     data_dir: Path = DATA_DIR,
     host: str = HOST,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = PORT,
-    demo: Annotated[bool, Parameter(negative=())] = False,
+    demo: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> None:
-    """Run everything on this machine: PostgreSQL, the API and the worker.
+    """Run PostgreSQL, the API and the worker on this machine.
 
     PostgreSQL is brought along, unless EXPERIMENT_DATABASE_URL names one; keys for tokens are made, unless
     EXPERIMENT_JWT_ISSUER and its like name an identity provider. Ctrl-C stops all of it, and the data stay.
@@ -214,11 +214,11 @@ class Everything:
 
     def _introduce(self, keys: "LocalKeys | None") -> None:
         say(f"Experiment Service is ready at {self._url}")
-        say(f"  documents  {self._url}/schema")
-        say(f"  data       {self._data_dir.absolute()}")
+        say(f"  API docs  {self._url}/schema")
+        say(f"  data      {self._data_dir.absolute()}")
         if keys is not None:
             where = "" if self._data_dir == DATA_DIR else f" --data-dir {shlex.quote(str(self._data_dir))}"
-            say(f"  a token    experiment-service token --user NAME{where}")
+            say(f"  a token   experiment-service token --user NAME{where}")
 
     def _start_demo(self, stack: ExitStack, keys: "LocalKeys | None") -> None:
         from experiment_http.cli.demo import Demo  # noqa: PLC0415 - brings an HTTP client

@@ -70,8 +70,8 @@ OPEN_PATHS: Mapping[str, Any] = {
         "metrics",
         "Show the metrics, for Prometheus",
         {"200": _response("The metrics.", "text/plain", _TEXT, "experiment_http_requests_total{…} 1.0")},
-        "Of the process that answers: each one counts for itself. Where several share an address, as with "
-        "`experiment-service api --workers 2`, they take turns in answering; run one process per address to scrape all.",
+        "Of the process that answers: each one counts for itself. Where several share an address "
+        "(EXPERIMENT_API_PROCESSES), they take turns; to count all requests, run one process per address.",
     ),
     "/schema/openapi.json": _path(
         "openapi",

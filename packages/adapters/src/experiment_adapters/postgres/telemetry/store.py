@@ -174,8 +174,10 @@ class PostgresTelemetry(TelemetryStore):
         where = "series.capture_session_id = %s"
         raw = await summaries(self._statements, where, [capture_session_id], Layer.RAW)
         physical = await summaries(self._statements, where, [capture_session_id], Layer.PHYSICAL)
-        with_value = {
-            (summary.sensor_id, summary.signal): summary.part.statistics.count if summary.part.statistics else 0
+        # Of the physical summary alone: between the two queries readings may have arrived.
+        without_value = {
+            (summary.sensor_id, summary.signal): summary.part.readings
+            - (summary.part.statistics.count if summary.part.statistics else 0)
             for summary in physical
         }
         return [
@@ -185,8 +187,7 @@ class PostgresTelemetry(TelemetryStore):
                 signal=summary.signal,
                 count=summary.part.readings,
                 late=summary.part.late,
-                out_of_range=summary.part.readings
-                - with_value.get((summary.sensor_id, summary.signal), summary.part.readings),
+                out_of_range=without_value.get((summary.sensor_id, summary.signal), 0),
                 first_timestamp=when(summary.part.starts_at),
                 last_timestamp=when(summary.part.ends_at),
                 profile_id=summary.profile_id,

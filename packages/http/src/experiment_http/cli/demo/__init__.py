@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from experiment_http.cli.demo.tour import tour
 from experiment_http.cli.failure import CommandFailed
 from experiment_http.cli.remote import Refused, Remote, Unreachable
 
-PERIOD_MICROS = 1_000_000
 UNSENT = 600
-"""How many batches are kept while the API does not answer."""
+"""How many batches are kept while the API does not take them."""
+PAUSES = (1.0, 2.0, 5.0, 15.0)
+"""Seconds between attempts while it does not."""
 
 
 class Demo:
@@ -46,16 +48,30 @@ class Demo:
     def _feed(self, rig: Mapping[str, Any], session_id: str) -> None:
         furnace = LiveFurnace()
         unsent: list[bytes] = []
+        failures, due_at = 0, 0.0
         while not self._stop.wait(furnace.seconds_until_next()):
             unsent = [*unsent[-UNSENT:], batch(session_id, furnace.next())]
+            if time.monotonic() < due_at:
+                continue
             try:
-                while unsent:
+                while unsent and not self._stop.is_set():
                     answer = self._remote.send_readings(rig["sensor_token"], unsent[0])
                     del unsent[0]
                     if answer["late"]:
                         raise CommandFailed("its capture session was stopped")
-            except Unreachable:
-                continue  # the API is being started again, perhaps
-            except (Refused, CommandFailed) as reason:
-                print(f"the demo records no more: {reason}", file=sys.stderr)
-                return
+            except CommandFailed as reason:
+                passing = isinstance(reason, Unreachable) or (isinstance(reason, Refused) and reason.is_passing)
+                if not passing:
+                    self._complain(f"the demo records no more: {reason}")
+                    return
+                if not failures:
+                    self._complain(f"the demo's readings wait: {reason}")
+                due_at = time.monotonic() + PAUSES[min(failures, len(PAUSES) - 1)]
+                failures += 1
+            else:
+                failures = 0
+
+    def _complain(self, text: str) -> None:
+        # While everything is being stopped, that the API does not answer is no news.
+        if not self._stop.is_set():
+            print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -72,7 +72,7 @@ class DemoRig:
         path = f"/runs/{self._done['run_id']}/capture-sessions"
         body = {"start": True, "notes": "Holding the temperature."}
         try:
-            session_id = self._create(path, body, f"after {kept}")
+            session_id = self._create(path, body, f"after {kept}", ("running",))
         except Refused as refusal:
             if refusal.status == httpx.codes.CONFLICT:
                 return None
@@ -106,7 +106,8 @@ class DemoRig:
             "valid_range": {"min": ranges[0].min, "max": ranges[-1].max},
             "notes": "NIST ITS-90, type K: millivolts to °C, reference junction at 0 °C.",
         }
-        profile_id = self._create(f"/sensors/{sensor_id}/conversion-profiles", profile, mark)
+        path = f"/sensors/{sensor_id}/conversion-profiles"
+        profile_id = self._create(path, profile, mark, ("draft", "published"))
         self._remote.act(f"/conversion-profiles/{profile_id}/publish")
         return profile_id
 
@@ -115,13 +116,16 @@ class DemoRig:
         self._remote.put(f"/runs/{run_id}/sensors/{sensor_id}")
         self._remote.act(f"/runs/{run_id}/start")
         body = {"start": True, "notes": "Heating up."}
-        session_id = self._create(f"/runs/{run_id}/capture-sessions", body, mark)
+        session_id = self._create(f"/runs/{run_id}/capture-sessions", body, mark, ("running", "succeeded"))
         self._remote.send_readings(self._done["sensor_token"], batch(session_id, heating(begin)))
         self._remote.act(f"/capture-sessions/{session_id}/stop", {"outcome": "succeeded"})
         return session_id
 
-    def _create(self, path: str, body: Mapping[str, Any], identity: str) -> str:
-        return self._remote.create(path, body, identity=identity)["id"]
+    def _create(self, path: str, body: Mapping[str, Any], identity: str, statuses: Collection[str] = ()) -> str:
+        """Create it once; what has left `statuses` since, if any are named, is left and another one created."""
+        return self._remote.create(
+            path, body, identity=identity, still=lambda current: not statuses or current["status"] in statuses
+        )["id"]
 
     def _status(self, session_id: str) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""What the demo shows: where to look, and commands that can be pasted as they are."""
+"""What the demo shows: commands that can be pasted as they are, each below a line that says what it is for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,36 +8,33 @@ from experiment_http.cli.remote import API
 
 
 def tour(url: str, token: str, rig: Mapping[str, Any], live: str | None) -> str:
-    """The text for the terminal; lines that begin with two blanks are commands for a shell."""
+    """The text for the terminal; what is indented can be pasted into a shell, comments included."""
     base = url + API
+    run = f"{base}/runs/{rig['run_id']}"
     recorded = f"{base}/capture-sessions/{rig['recorded_session_id']}"
-    series = f"sensor_id={rig['sensor_id']}&signal={quote('furnace')}"
+    series = f"sensor_id={rig['sensor_id']}&signal={quote('furnace')}&limit=5"
+    profile = f"{base}/conversion-profiles/{rig['profile_id']}"
     sections = [
-        ("Your token, for the commands below", [f"export EXPERIMENT_TOKEN={token}"]),
-        ("The run with its capture sessions", [_get(f"{base}/runs/{rig['run_id']}/capture-sessions")]),
-        ("What the service says of each signal, in °C", [_get(f"{base}/runs/{rig['run_id']}/metrics")]),
-        ("The heating in °C as CSV, and the millivolts under it",
-         [
-             _get(f"{recorded}/telemetry?{series}&limit=5", accept="text/csv"),
-             _get(f"{recorded}/telemetry?{series}&layer=raw&limit=5", accept="text/csv"),
-         ]),
-        ("What the calibration makes of other voltages",
-         [
-             _get(f"{base}/conversion-profiles/{rig['profile_id']}/preview",
-                  more="""-H 'Content-Type: application/json' -d '{"values": [0, 4.096, 33.275]}'""")
-         ]),
+        ("your token, for the commands below", f"export EXPERIMENT_TOKEN={token}"),
+        ("the run's capture sessions", _get(f"{run}/capture-sessions")),
+        ("its signals in numbers: count, minimum, maximum, mean, in °C", _get(f"{run}/metrics")),
+        ("the recorded heating, in °C, as CSV", _get(f"{recorded}/telemetry?{series}", "Accept: text/csv")),
+        ("the millivolts behind it", _get(f"{recorded}/telemetry?{series}&layer=raw", "Accept: text/csv")),
+        ("what the calibration makes of other voltages",
+         _get(f"{profile}/preview", "Content-Type: application/json", '{"values": [0, 4.096, 33.275]}')),
     ]  # fmt: skip
+    if live is not None:
+        # Last, because it is worth repeating: its count grows.
+        sections.append(("what is being recorded right now", _get(f"{base}/capture-sessions/{live}/series")))
+    lines = ["", "The demo: a furnace with two type K thermocouples. In another terminal:"]
+    for purpose, command in sections:
+        lines += ["", f"  # {purpose}", f"  {command}"]
     if live is None:
-        sections.append(("The demo's run is over, so nothing is being recorded", []))
-    else:
-        sections.append(("What is being recorded right now", [_get(f"{base}/capture-sessions/{live}/series")]))
-    lines = ["", f"The demo: a furnace with two type K thermocouples. Open {url}/schema, and try:"]
-    for title, commands in sections:
-        lines += [f"# {title}", *(f"  {command}" for command in commands)]
+        lines += ["", "Its run is over, so nothing is being recorded."]
     return "\n".join(lines)
 
 
-def _get(address: str, *, accept: str | None = None, more: str = "") -> str:
-    options = f"-H 'Accept: {accept}' " if accept else ""
-    options += f"{more} " if more else ""
+def _get(address: str, header: str | None = None, data: str | None = None) -> str:
+    options = f"-H '{header}' " if header else ""
+    options += f"-d '{data}' " if data else ""
     return f"""curl -sS -H "Authorization: Bearer $EXPERIMENT_TOKEN" {options}'{address}'"""

@@ -36,7 +36,7 @@ def replay(
     delimiter: str | None = None,
     columns: str | None = None,
     speed: str = AS_FAST_AS_POSSIBLE,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
 ) -> None:
     """Send recorded CSV files through the public API as live telemetry.
 

@@ -21,6 +21,7 @@ TICK = 0.25
 """Seconds between two looks at what is due, when a recording is played at a speed."""
 NAME_LENGTH = 200
 _MICROSECONDS = 1_000_000
+_UNDER_WAY = ("draft", "running")
 _OVER = ("finished", "archived")
 
 
@@ -95,12 +96,13 @@ class Player:
             if run["metadata"].get("replay") == origin
         ]
         for run in reversed(found):
-            if run["status"] in ("draft", "running") or (run["status"] in _OVER and self._is_whole(run)):
+            if run["status"] in _UNDER_WAY or (run["status"] in _OVER and self._is_whole(run)):
                 return run
         return self._remote.create(
             f"/experiments/{self._experiment_id}/runs",
             {"name": recording.name[:NAME_LENGTH], "params": params, "metadata": {"replay": origin}},
             identity=f"after {len(found)} failed ones",
+            still=lambda run: run["status"] in _UNDER_WAY and run["metadata"].get("replay") == origin,
         )
 
     def _is_whole(self, run: Mapping[str, Any]) -> bool:
@@ -115,7 +117,8 @@ class Player:
     def _running_session(self, run: Mapping[str, Any], recording: Recording) -> Mapping[str, Any]:
         """The session to record in, with all sensors taking part; or a whole one, where only its run goes on."""
         run_id = run["id"]
-        existing = [session for session in self._sessions(run_id) if session["status"] != "failed"]
+        sessions = self._sessions(run_id)
+        existing = [session for session in sessions if session["status"] != "failed"]
         if existing and existing[0]["status"] in ("succeeded", "archived", "running"):
             return existing[0]
         for channel in recording.channels:
@@ -123,7 +126,12 @@ class Player:
         self._remote.act(f"/runs/{run_id}/start")
         if existing:
             return self._remote.act(f"/capture-sessions/{existing[0]['id']}/start")
-        return self._remote.create(f"/runs/{run_id}/capture-sessions", {"start": True})
+        return self._remote.create(
+            f"/runs/{run_id}/capture-sessions",
+            {"start": True},
+            identity=f"after {len(sessions)} failed ones",
+            still=lambda session: session["status"] == "running",
+        )
 
     def _send(self, recording: Recording, session_id: str) -> None:
         clock = _Clock(self._speed, self._recorded_until(session_id)) if self._speed else None

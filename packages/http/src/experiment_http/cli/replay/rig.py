@@ -15,13 +15,16 @@ UNIT_LENGTH = 50
 GRACE = 3_600.0
 """Seconds that the token of a sensor lives on after a new one was made: another replay may be using it."""
 _OPEN = ("draft", "running")
-_USABLE = "registered", "active", "inactive"
+_USABLE = ("registered", "active", "inactive")
+_UNRETIRED = ("draft", "published")
 
 
 def find_project(remote: Remote, name: str) -> Mapping[str, Any]:
     """The caller's oldest project with this name, or a new one."""
     found = [project for project in remote.items("/projects") if project["name"] == name]
-    return found[-1] if found else remote.create("/projects", {"name": name})
+    if found:
+        return found[-1]
+    return remote.create("/projects", {"name": name}, still=lambda project: project["name"] == name)
 
 
 def find_experiment(remote: Remote, project_id: str, name: str) -> Mapping[str, Any]:
@@ -30,7 +33,11 @@ def find_experiment(remote: Remote, project_id: str, name: str) -> Mapping[str, 
     taking = [item for item in found if item["status"] in _OPEN]
     if taking or found:
         return (taking or found)[-1]
-    return remote.create("/experiments", {"project_id": project_id, "name": name})
+    return remote.create(
+        "/experiments",
+        {"project_id": project_id, "name": name},
+        still=lambda item: item["name"] == name and item["status"] in _OPEN,
+    )
 
 
 class Sensors:
@@ -77,14 +84,20 @@ class Sensors:
         """Sensors by column; of several, the oldest one."""
         found: dict[str, str] = {}
         for sensor in self._remote.items("/sensors", project_id=self._project_id):
-            column = (sensor["metadata"].get("replay") or {}).get("column")
-            if not column or sensor["project_id"] != self._project_id:
+            column = self._column_of(sensor)
+            if column is None:
                 continue
             if sensor["status"] in _USABLE:
                 found[column] = sensor["id"]
             else:
                 self._retired[column] += 1
         return found
+
+    def _column_of(self, sensor: Mapping[str, Any]) -> str | None:
+        """The column that a sensor of ours stands for; None for somebody else's."""
+        if sensor["project_id"] != self._project_id:
+            return None
+        return (sensor["metadata"].get("replay") or {}).get("column") or None
 
     def _register(self, channel: Channel, tokens: dict[str, str]) -> None:
         unit = channel.unit[:UNIT_LENGTH]
@@ -100,6 +113,7 @@ class Sensors:
                 "metadata": {"replay": {"column": channel.column}},
             },
             identity=f"after {self._retired[channel.column]} retired ones",
+            still=lambda sensor: sensor["status"] in _USABLE and self._column_of(sensor) == channel.column,
         )
         self._ids[channel.column] = sensor["id"]
         if token := sensor.get("token"):  # shown once; a repeated answer may leave it out
@@ -126,7 +140,11 @@ class Sensors:
         if any(profile["status"] == "published" for profile in profiles):
             return True
         drafts = [profile for profile in profiles if profile["status"] == "draft" and profile["kind"] == "identity"]
-        draft = drafts[0] if drafts else self._remote.create(path, {"kind": "identity", "parameters": {}})
+        if drafts:
+            draft = drafts[0]
+        else:
+            body = {"kind": "identity", "parameters": {}}
+            draft = self._remote.create(path, body, still=lambda profile: profile["status"] in _UNRETIRED)
         try:
             self._remote.act(f"/conversion-profiles/{draft['id']}/publish")
         except Refused as refusal:
