@@ -1,12 +1,16 @@
 """`experiment-service up` as a real process, and the command line beside it."""
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +29,18 @@ START_LIMIT = 90.0
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a person who has set nothing."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXPERIMENT_")}
+    if kept.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Otherwise every process would compile everything again, which takes longer than what is tested.
+        kept["PYTHONPYCACHEPREFIX"] = bytecode()
     return {**kept, "XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1", **(more or {})}
+
+
+@cache
+def bytecode() -> str:
+    """Where the processes of these tests keep compiled modules, if not beside the sources."""
+    folder = tempfile.mkdtemp(prefix="experiment-test-bytecode-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def command(

@@ -14,18 +14,20 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 def test_what_is_missing_is_named():
     nothing = Settings.from_environment({})
-    with pytest.raises(SettingsError, match="^EXPERIMENT_DATABASE_URL is not set: .*`experiment-service up`"):
+    with pytest.raises(SettingsError, match=r"^EXPERIMENT_DATABASE_URL is not set: .*`experiment-service up`"):
         composed(nothing)
-    with pytest.raises(SettingsError, match="^EXPERIMENT_JWT_ISSUER is not set: .*JWT_KEYS or EXPERIMENT_JWT_JWKS_URL"):
+    with pytest.raises(
+        SettingsError, match=r"^EXPERIMENT_JWT_ISSUER is not set: .*JWT_KEYS or EXPERIMENT_JWT_JWKS_URL"
+    ):
         authenticator(nothing)
-    with pytest.raises(SettingsError, match="^EXPERIMENT_SECRET_KEY is not set: .*`openssl rand -hex 32` makes one"):
+    with pytest.raises(SettingsError, match=r"^EXPERIMENT_SECRET_KEY is not set: .*`openssl rand -hex 32` makes one"):
         nothing.need_secret_key()
 
 
 async def test_the_database_is_there_while_it_is_open(runner: asyncio.Runner, postgres_url: str):
     composition = composed(Settings.from_environment({"EXPERIMENT_DATABASE_URL": postgres_url}))
     with pytest.raises(RuntimeError, match="has not been opened"):
-        composition.services.begin(System())
+        composition.database.begin(System())
     async with composition.database.opened():
         assert list(composition.database.checks) == ["database"]
         await composition.database.checks["database"]()

@@ -8,6 +8,7 @@ import pytest
 
 PROGRAM = """
 import logging, sys
+import psycopg  # whose connection pool would tell everything at `info`, but for a level of its own
 from structlog import get_logger
 from structlog.contextvars import bound_contextvars
 from experiment_adapters.logs import LogSettings, configure_logs

@@ -18,6 +18,7 @@ import pytest
 
 from experiment_adapters.embedded import EmbeddedPostgres, EmbeddedPostgresError, prepare_data_dir
 from fix_postgres import open_directory
+from fix_up import environment as clean_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +48,7 @@ class Owner:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={**clean_environment(data_dir), **(environment or {})},
         )
 
     def url(self) -> str:

@@ -1,15 +1,17 @@
-"""`experiment-service replay` of real recordings against a real service, however often it is broken off."""
+"""`experiment-service replay` against a real service, however often it is broken off."""
 
 import csv
 import json
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
+from experiment_http.cli.failure import CommandFailed
+from experiment_http.cli.remote import Remote
 from fix_postgres import open_directory
 from fix_up import COMMAND, Up, command_here, environment
 
@@ -26,8 +30,7 @@ pytestmark = pytest.mark.e2e
 
 Here = Callable[..., "subprocess.CompletedProcess[str]"]
 RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "skab"
-VALVE = RECORDINGS / "valve1-0.csv"
-LONGEST = RECORDINGS / "anomaly-free-anomaly-free.csv"
+REAL = RECORDINGS / "valve1-0.csv"
 SENSORS = (
     "Accelerometer1RMS",
     "Accelerometer2RMS",
@@ -38,13 +41,36 @@ SENSORS = (
     "Voltage",
     "Volume Flow RateRMS",
 )
-needs_recordings = pytest.mark.skipif(not VALVE.is_file(), reason=f"the recordings are not there: {RECORDINGS}")
+LABELS = ("anomaly", "changepoint")
+needs_recordings = pytest.mark.skipif(not REAL.is_file(), reason=f"the real recordings are not there: {RECORDINGS}")
+
+
+def record(path: Path, rows: int, seed: int) -> Path:
+    """Write a recording of the shape of the real ones: eight signals and two labels, a row a second, some missing."""
+    chance = random.Random(seed)
+    levels = (0.0266, 0.0401, 1.33, 0.38, 79.4, 26.0, 233.0, 32.0)
+    moment = datetime(2020, 3, 9, 10, 14, 33)  # noqa: DTZ001 - the recordings name no zone
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["datetime", *SENSORS, *LABELS])
+        for row in range(rows):
+            faulty = float(0.5 < row / rows < 0.8)
+            values = [f"{chance.gauss(level, level / 50):.6g}" for level in levels]
+            writer.writerow([moment.isoformat(" "), *values, faulty, float(chance.random() < 0.01)])
+            moment += timedelta(seconds=1 if chance.random() < 0.95 else 2)
+    return path
 
 
 @pytest.fixture(scope="module")
-def up() -> Iterator[Up]:
-    with open_directory() as path, Up(path) as started:
-        yield started.wait_until_ready()
+def recordings() -> Iterator[Sequence[Path]]:
+    """Three short ones and a long one."""
+    with open_directory() as folder:
+        yield [record(folder / f"valve-{seed}.csv", rows, seed) for seed, rows in enumerate((1_147, 500, 400, 3_000))]
+
+
+@pytest.fixture(scope="module")
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +135,17 @@ def client_of(up: Up, token: str) -> httpx.Client:
 
 @needs_recordings
 def test_a_real_recording(here: Here, up: Up, token: str) -> None:
-    arguments = [str(VALVE), *where(up, token)]
+    (run,) = replayed(here, str(REAL), *where(up, token, "Real"), home=up.home)
+    check_against_file(run["items"], REAL, (*SENSORS, *LABELS))
+
+
+def test_a_recording_is_replayed_once(here: Here, up: Up, token: str, recordings: Sequence[Path]) -> None:
+    file = recordings[0]
+    arguments = [str(file), *where(up, token)]
     (run,) = replayed(here, *arguments, home=up.home)
-    assert run["file"] == "valve1-0.csv"
-    check_against_file(run["items"], VALVE)
-    assert [item["signal"] for item in run["items"]] == [*SENSORS, "anomaly", "changepoint"]
+    assert run["file"] == file.name
+    check_against_file(run["items"], file, (*SENSORS, *LABELS))
+    assert [item["signal"] for item in run["items"]] == [*SENSORS, *LABELS]
     with client_of(up, token) as client:
         answer = client.get(f"/runs/{run['run_id']}").json()
         assert answer["status"] == "finished"
@@ -132,9 +164,10 @@ def test_a_real_recording(here: Here, up: Up, token: str) -> None:
         assert [one["id"] for one in found] == [run["run_id"]]
 
 
-@needs_recordings
-def test_sensors_are_used_again_and_the_table_is_readable(here: Here, up: Up, token: str) -> None:
-    files = [str(RECORDINGS / "valve1-1.csv"), str(RECORDINGS / "valve1-2.csv")]
+def test_sensors_are_used_again_and_the_table_is_readable(
+    here: Here, up: Up, token: str, recordings: Sequence[Path]
+) -> None:
+    files = [str(recordings[1]), str(recordings[2])]
     done = here(*files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
     assert (done.returncode, done.stderr) == (0, "")
     for file in files:
@@ -146,27 +179,27 @@ def test_sensors_are_used_again_and_the_table_is_readable(here: Here, up: Up, to
         sensors = client.get("/sensors", params={"project_id": project["id"]}).json()["items"]
         assert sorted(sensor["name"] for sensor in sensors) == sorted(SENSORS)
     (first, second) = replayed(here, *files, *where(up, token, "Table"), "--columns", ",".join(SENSORS), home=up.home)
-    check_against_file(first["items"], RECORDINGS / "valve1-1.csv")
-    check_against_file(second["items"], RECORDINGS / "valve1-2.csv")
+    check_against_file(first["items"], recordings[1])
+    check_against_file(second["items"], recordings[2])
 
 
-@needs_recordings
-def test_lost_tokens_are_replaced(here: Here, up: Up, token: str, home: Path) -> None:
+def test_lost_tokens_are_replaced(here: Here, up: Up, token: str, home: Path, recordings: Sequence[Path]) -> None:
     """On another machine, or after the file with the tokens was lost."""
     columns = ("--columns", "Current")
-    replayed(here, str(VALVE), *where(up, token, "Tokens"), *columns, home=up.home)
-    (run,) = replayed(here, str(RECORDINGS / "valve1-1.csv"), *where(up, token, "Tokens"), *columns, home=home)
-    check_against_file(run["items"], RECORDINGS / "valve1-1.csv", ["Current"])
+    replayed(here, str(recordings[0]), *where(up, token, "Tokens"), *columns, home=up.home)
+    (run,) = replayed(here, str(recordings[1]), *where(up, token, "Tokens"), *columns, home=home)
+    check_against_file(run["items"], recordings[1], ["Current"])
     (kept,) = (home / "state").rglob("replay-tokens.json")
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-@needs_recordings
-def test_an_editor_replays_raw_values_only(here: Here, up: Up, token: str, home: Path) -> None:
+def test_an_editor_replays_raw_values_only(
+    here: Here, up: Up, token: str, home: Path, recordings: Sequence[Path]
+) -> None:
     with client_of(up, token) as client:
         project = client.post("/projects", json={"name": "Shared"}).json()
         client.put(f"/projects/{project['id']}/members/ed", json={"role": "editor"}).raise_for_status()
-    done = here(str(VALVE), *where(up, up.token("ed"), "Shared"), "--columns", "Current", "--json", home=home)
+    done = here(str(recordings[0]), *where(up, up.token("ed"), "Shared"), "--columns", "Current", "--json", home=home)
     assert done.returncode == 0
     assert done.stderr == "raw values only: you may not publish conversion profiles in this project\n"
     (item,) = json.loads(done.stdout)["runs"][0]["items"]
@@ -309,24 +342,25 @@ def test_at_a_speed_it_takes_its_time(here: Here, up: Up, token: str, home: Path
     assert [item["count"] for item in run["items"]] == [40, 40]
 
 
-@needs_recordings
-def test_broken_off_and_completed(here: Here, home: Path) -> None:
+def test_broken_off_and_completed(here: Here, home: Path, recordings: Sequence[Path]) -> None:
     """First the replay is killed, then the service: the recording ends up whole, and nothing is there twice."""
+    file, columns = recordings[3], ("--columns", ",".join(SENSORS))
     with Up(home) as up:
         up.wait_until_ready()
         token, port = up.token("player"), up.port
-        target = [str(LONGEST), *where(up, token), "--speed", "400"]
-        for number in (signal.SIGKILL, signal.SIGINT):
-            replay = start(target, home)
-            time.sleep(2.5)
-            replay.send_signal(number)
-            _, complaint = replay.communicate(timeout=30)
-            if number is signal.SIGINT:
-                assert (replay.returncode, complaint) == (1, "experiment-service: interrupted\n")
-        replay = start(target, home)
-        time.sleep(2.5)
-        up.kill()
-        _, complaint = replay.communicate(timeout=30)
+        arguments = [str(file), *where(up, token), *columns]
+        sent = 0
+        with client_of(up, token) as client:
+            for number in (signal.SIGKILL, signal.SIGINT, None):
+                replay = start([*arguments, "--speed", "200"], home)
+                sent = wait_for_more(client, sent)
+                if number is None:
+                    up.kill()
+                else:
+                    replay.send_signal(number)
+                _, complaint = replay.communicate(timeout=30)
+                if number is signal.SIGINT:
+                    assert (replay.returncode, complaint) == (1, "experiment-service: interrupted\n")
         assert replay.returncode == 1
         assert complaint.startswith(f"experiment-service: the service at {up.url} does not answer: ")
         assert complaint.count("\n") == 1
@@ -335,16 +369,126 @@ def test_broken_off_and_completed(here: Here, home: Path) -> None:
             with client_of(again, token) as client:
                 (begun,) = client.get("/runs").json()["items"]
                 assert begun["status"] == "running"
-            (run,) = replayed(here, *target[:-2], home=home)
+                assert 0 < readings_in(client) < 3_000 * len(SENSORS)
+            (run,) = replayed(here, *arguments, home=home)
             assert run["run_id"] == begun["id"]
-            check_against_file(run["items"], LONGEST)
-            assert replayed(here, *target[:-2], home=home) == [run]
+            check_against_file(run["items"], file)
+            assert replayed(here, *arguments, home=home) == [run]
             with client_of(again, token) as client:
                 assert len(client.get("/runs").json()["items"]) == 1
                 assert len(client.get("/sensors").json()["items"]) == len(SENSORS)
                 assert len(client.get(f"/runs/{run['run_id']}/capture-sessions").json()["items"]) == 1
                 session = f"/capture-sessions/{run['capture_session_id']}"
-                assert {one["count"] for one in client.get(f"{session}/series").json()["items"]} == {9405}
+                assert {one["count"] for one in client.get(f"{session}/series").json()["items"]} == {3_000}
+
+
+def readings_in(client: httpx.Client) -> int:
+    """How many readings the only session holds that there is, if there is one already."""
+    for run in client.get("/runs").json()["items"]:
+        for session in client.get(f"/runs/{run['id']}/capture-sessions").json()["items"]:
+            series = client.get(f"/capture-sessions/{session['id']}/series").json()["items"]
+            return sum(one["count"] for one in series)
+    return 0
+
+
+def wait_for_more(client: httpx.Client, before: int) -> int:
+    deadline = time.monotonic() + 60
+    while (count := readings_in(client)) <= before + 100:
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return count
+
+
+def broken_off(here: Here, monkeypatch: pytest.MonkeyPatch, *arguments: str, home: Path) -> None:
+    """A replay that gets as far as its first batch."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Remote, "send_readings", refuse)
+        assert refused(here, *arguments, home=home) == "broken off"
+
+
+def refuse(*_: object) -> None:
+    raise CommandFailed("broken off")
+
+
+def test_a_session_that_failed_since_is_replaced(
+    here: Here, up: Up, token: str, recordings: Sequence[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(recordings[1]), *where(up, token, "Failed"), "--columns", "Current"]
+    sessions: list[str] = []
+    run: Mapping[str, Any] = {}
+    with client_of(up, token) as client:
+        for _ in range(2):
+            broken_off(here, monkeypatch, *arguments, home=up.home)
+            (run,) = client.get("/runs", params={"project_id": project_of(client, "Failed")}).json()["items"]
+            (session,) = [
+                one
+                for one in client.get(f"/runs/{run['id']}/capture-sessions").json()["items"]
+                if one["status"] == "running"
+            ]
+            client.post(f"/capture-sessions/{session['id']}/stop", json={"outcome": "failed"}).raise_for_status()
+            sessions.append(session["id"])
+        # One that is hidden is not counted among those that failed.
+        client.delete(f"/capture-sessions/{sessions[0]}").raise_for_status()
+        (played,) = replayed(here, *arguments, home=up.home)
+        check_against_file(played["items"], recordings[1], ["Current"])
+        assert played["run_id"] == run["id"]
+        assert played["capture_session_id"] not in sessions
+        assert client.get(f"/capture-sessions/{played['capture_session_id']}").json()["status"] == "succeeded"
+        assert client.get(f"/runs/{run['id']}").json()["status"] == "finished"
+
+
+def project_of(client: httpx.Client, name: str) -> str:
+    (found,) = [one["id"] for one in client.get("/projects").json()["items"] if one["name"] == name]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["projects", "experiments"])
+def test_what_was_renamed_since_is_left_alone(
+    here: Here, up: Up, token: str, recordings: Sequence[Path], kind: str
+) -> None:
+    name = f"Renamed {kind}"
+    arguments = [str(recordings[1]), *where(up, token, name), "--columns", "Current"]
+    found: set[str] = set()
+    with client_of(up, token) as client:
+        for count in range(3):
+            (played,) = replayed(here, *arguments, home=up.home)
+            check_against_file(played["items"], recordings[1], ["Current"])
+            run = client.get(f"/runs/{played['run_id']}").json()
+            experiment = client.get(f"/experiments/{run['experiment_id']}").json()
+            recorded_in = {"projects": experiment["project_id"], "experiments": experiment["id"]}[kind]
+            assert recorded_in not in found
+            found.add(recorded_in)
+            client.patch(f"/{kind}/{recorded_in}", json={"name": f"Old {count}"}).raise_for_status()
+
+
+def test_a_profile_that_was_retired_since_is_replaced(
+    here: Here, up: Up, token: str, recordings: Sequence[Path]
+) -> None:
+    target = [*where(up, token, "Retired"), "--columns", "Current"]
+    with client_of(up, token) as client:
+        for file in recordings[:3]:
+            (played,) = replayed(here, str(file), *target, home=up.home)
+            check_against_file(played["items"], file, ["Current"])
+            (sensor,) = client.get("/sensors", params={"project_id": project_of(client, "Retired")}).json()["items"]
+            profiles = client.get(f"/sensors/{sensor['id']}/conversion-profiles").json()["items"]
+            (published,) = [profile["id"] for profile in profiles if profile["status"] == "published"]
+            client.post(f"/conversion-profiles/{published}/retire").raise_for_status()
+
+
+def test_a_sensor_that_was_retired_since_is_replaced(
+    here: Here, up: Up, token: str, recordings: Sequence[Path]
+) -> None:
+    target = [*where(up, token, "Worn out"), "--columns", "Current"]
+    sensors: set[str] = set()
+    with client_of(up, token) as client:
+        for file in recordings[:2]:
+            (played,) = replayed(here, str(file), *target, home=up.home)
+            check_against_file(played["items"], file, ["Current"])
+            (sensor,) = client.get(f"/runs/{played['run_id']}/sensors").json()["items"]
+            sensor_id = sensor.get("sensor_id") or sensor["id"]
+            assert sensor_id not in sensors
+            sensors.add(sensor_id)
+            client.post(f"/sensors/{sensor_id}/retire").raise_for_status()
 
 
 def start(arguments: Sequence[str], home: Path) -> "subprocess.Popen[str]":

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +23,7 @@ import pytest
 
 from experiment_adapters.settings import SETTINGS
 from experiment_domain.conversions.its90 import TYPE_K_INVERSE
+from experiment_http.cli.demo import Demo
 from fix_postgres import open_directory
 from fix_up import Up, are_gone, command, command_here, processes_of
 
@@ -42,13 +45,6 @@ def here(
 
 
 Here = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def shared_up() -> Iterator[Up]:
-    """One that is only looked at."""
-    with open_directory() as path, Up(path) as up:
-        yield up.wait_until_ready()
 
 
 def api(up: Up, user: str = "tester") -> httpx.Client:
@@ -193,7 +189,7 @@ def test_every_command_has_help(here: Here, name: str) -> None:
     done = here(*([name] if name else []), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Usage: experiment-service {name}".rstrip() in done.stdout
-    assert len(done.stdout) > 250
+    assert len(done.stdout) > 150
 
 
 def test_help_for_api_lists_the_settings(here: Here) -> None:
@@ -232,7 +228,7 @@ def test_seeded_runs_are_there(shared_up: Up, here: Here) -> None:
 def test_stopped_or_killed_it_comes_back_with_everything(home: Path) -> None:
     port = 0
     kept: list[str] = []
-    for end in ("Ctrl-C", "SIGKILL", "PostgreSQL killed"):
+    for end in ("Ctrl-C", "SIGKILL", "PostgreSQL killed", "API killed"):
         with Up(home, port=port) as up:
             up.wait_until_ready()
             assert port in {0, up.port}
@@ -252,12 +248,36 @@ def test_stopped_or_killed_it_comes_back_with_everything(home: Path) -> None:
                 # PostgreSQL stays to be taken over; the programs end by themselves.
                 programs = [one for one in everything if one not in postgres_of(everything)]
                 until(lambda programs=programs: are_gone(programs))
+            elif end == "API killed":
+                check_that_api_processes_come_back(up)
+                everything = processes_of(up.data_dir)
+                server, _ = up.api_processes()
+                server.kill()
+                assert up.process.wait(30) == 1
+                assert up.complaint().endswith("experiment-service: the API has died (SIGKILL)\n")
+                until(lambda everything=everything: are_gone(everything))
             else:
                 os.kill(int((up.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
                 assert up.process.wait(30) == 1
                 complaint = f"experiment-service: PostgreSQL has died; {up.data_dir}/postgres.log may tell why\n"
                 assert up.complaint().endswith(complaint)
                 until(lambda everything=everything: are_gone(everything))
+
+
+def check_that_api_processes_come_back(up: Up) -> None:
+    """A process that answers requests and crashes is started again, by the server process that lives on."""
+    server, answering = up.api_processes()
+    answering.kill()
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{up.url}/health/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    until(lambda: are_gone([answering]))
+    until(answers)
+    assert server.is_running()
 
 
 def postgres_of(processes: Sequence[psutil.Process]) -> Sequence[psutil.Process]:
@@ -277,29 +297,6 @@ def test_ctrl_c_while_it_starts(home: Path) -> None:
         assert processes_of(up.data_dir) == []
 
 
-def test_a_worker_of_the_api_that_crashes_is_started_again(home: Path) -> None:
-    with Up(home) as up:
-        up.wait_until_ready()
-        server, worker = up.api_processes()
-        worker.kill()
-
-        def answers() -> bool:
-            try:
-                return httpx.get(f"{up.url}/health/ready", trust_env=False).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
-        until(answers)
-        assert server.is_running()
-        # When the server itself is killed, its worker goes with it, and `up` says that it is over.
-        everything = processes_of(up.data_dir)
-        server.kill()
-        assert up.process.wait(30) == 1
-        assert up.complaint().endswith("experiment-service: the API has died (SIGKILL)\n")
-        until(lambda: are_gone(everything))
-
-
 def printed_commands(said: Sequence[str]) -> list[str]:
     return [line.strip() for line in said if re.match(r"  (export|curl) ", line)]
 
@@ -309,6 +306,9 @@ def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
         up.wait_until_ready()
         export, *curls = printed_commands(up.said)
         assert 4 <= len(curls) <= 8
+        assert all(len(line) < 100 for line in up.said if line.strip() not in {export, *curls})
+        commented = [line for place, line in enumerate(up.said) if up.said[place - 1].startswith("  # ")]
+        assert [line.strip() for line in commented] == [export, *curls]
         answers: list[str] = []
         for line in curls:
             done = subprocess.run(
@@ -327,7 +327,7 @@ def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
         live_id = by_ordinal[1]["id"]
         first = {series["signal"]: series["count"] for series in json.loads(live)["items"]}
         with api(up, "demo") as client:
-            until(lambda: counts(client, live_id).get("furnace", 0) >= first.get("furnace", 0) + 2)
+            until(lambda: counts(client, live_id).get("furnace", 0) >= first.get("furnace", 0) + 1)
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(30) == 0
         assert up.complaint() == ""
@@ -338,7 +338,45 @@ def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
             assert project["name"] == "Demo rig"
             assert len(items(client, "/runs", project_id=project["id"])) == 1
             before = counts(client, live_id)["furnace"]
-            until(lambda: counts(client, live_id)["furnace"] >= before + 2)
+            until(lambda: counts(client, live_id)["furnace"] > before)
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """An API that is busy at first and then takes everything."""
+
+    refusals = 6
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        busy = type(self).asked <= self.refusals
+        answer = {"code": "unavailable", "detail": "Busy."} if busy else {"accepted": 2, "late": 0}
+        body = json.dumps(answer).encode()
+        self.send_response(503 if busy else 200)
+        self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - so it is called there
+        """Say nothing."""
+
+
+def test_the_demo_goes_on_after_passing_faults(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        demo = Demo(f"http://127.0.0.1:{server.server_port}", "x.y.z", home)
+        feeding = Thread(target=demo._feed, args=({"sensor_token": "x"}, str(uuid4())), daemon=True)
+        feeding.start()
+        until(lambda: Flaky.asked >= Flaky.refusals + 3)
+        assert feeding.is_alive()
+        demo.stop()
+        feeding.join(5)
+        server.shutdown()
+    said = capsys.readouterr().err
+    assert said.startswith("the demo's readings wait: the service refused POST /telemetry: 503 unavailable: Busy.")
+    assert said.count("\n") == 1
 
 
 def counts(client: httpx.Client, session_id: str) -> dict[str, int]:

@@ -110,6 +110,10 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "after 9999": (_row(timestamp=253_402_300_800_000_000), "years 1 to 9999"),
     "beyond 64 bits": (_row(timestamp=2**63), "years 1 to 9999"),
     "far beyond": (_row(timestamp=-(10**30)), "years 1 to 9999"),
+    "beyond 64 bits, before a text": (
+        {"columns": [{"timestamps": [2**63, TEXT], "values": [1, 2]}]},
+        "years 1 to 9999",
+    ),
     "before year 1": (_row(timestamp="0001-01-01T00:00:00+14:00"), "years 1 to 9999"),
     "in the future": (_row(timestamp=TOO_LATE), "in the future"),
     "a true value": (_row(value=True), "not a number"),

@@ -292,3 +292,16 @@ async def test_numbers_round_trip_as_json(world: World, runner: object) -> None:
     await record(world, values)
     answer = await world.editor.get(telemetry(world), params={"layer": "raw"})
     assert [item["value"] for item in json.loads(answer.text)["items"]] == values
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"start": "0001-01-01T00:00:00+23:59"},
+        {"end": "0001-01-01T00:00:00+23:59"},
+        {"start": "9999-12-31T23:59:59.999999-23:59"},
+        {"end": "9999-12-31T23:59:59.999999-23:59"},
+    ],
+)
+async def test_ends_of_a_range_beyond_the_years(world: World, runner: object, edge: dict[str, str]) -> None:
+    await world.viewer.refused("GET", telemetry(world), 422, "invalid", params=edge)

@@ -160,12 +160,10 @@ def _from_columns(sent: Sequence[Readings]) -> tuple[list[Column], int]:
         timestamps: Any = column.timestamps
         try:
             stamps = array("q", timestamps)
-        except TypeError:  # some are text
+        except (TypeError, OverflowError):  # some are text, or too large
             whole = [time if time.__class__ is int else micros(time) for time in timestamps]
             strings += sum(time.__class__ is not int for time in timestamps)
             stamps = _stamps(whole, signal, None)
-        except OverflowError:
-            stamps = _stamps(timestamps, signal, None)
         columns[signal] = Column(signal, stamps, array("d", column.values))
     return list(columns.values()), strings
 

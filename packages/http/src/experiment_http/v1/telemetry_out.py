@@ -1,6 +1,7 @@
 """Telemetry on its way out: readings of one series as JSON or CSV, and the series of a capture session."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -201,7 +202,7 @@ async def list_series(work: Work, session_id: UUID) -> Sequence[Series]:
 
 
 async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
-    start, end = (edge if edge is None or isinstance(edge, int) else micros(edge) for edge in (query.start, query.end))
+    start, end = _edge("start", query.start), _edge("end", query.end)
     if query.cursor is None:
         sensor_id, signal = query.sensor_id, query.signal
         if sensor_id is None or signal is None:
@@ -224,6 +225,16 @@ async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
         limit=USUAL,
     )
     return Place(query=reading_query, layer=layer)
+
+
+def _edge(name: str, edge: int | datetime | None) -> int | None:
+    """The end of a range in microseconds: a time close to year 1 or 9999 may lie beyond it in UTC."""
+    if not isinstance(edge, datetime):
+        return edge
+    found = micros(edge)
+    if not EARLIEST <= found <= LATEST:
+        raise Invalid.at(name, "must lie in the years 1 to 9999 of UTC")
+    return found
 
 
 async def _series(work: Work, session_id: UUID, sensor_id: UUID | None, signal: str | None) -> tuple[UUID, str]:
