@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -92,7 +92,7 @@ class Held:
         self.told: list[str] = []
 
     @asynccontextmanager
-    async def open(self) -> Any:
+    async def open(self) -> AsyncGenerator[None]:
         self.told.append("opened")
         yield
         self.told.append("closed")
