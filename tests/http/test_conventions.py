@@ -248,7 +248,9 @@ async def test_a_dependency_that_hangs_is_not_waited_for(runner: object) -> None
         await asyncio.sleep(60)
 
     client = Client(app_over(MemoryUnitsOfWork(), {"database": hang}, readiness_timeout=0.05), None)
-    answer = await client.get("//health/ready")
+    with captured() as logs:
+        answer = await client.get("//health/ready")
+    assert (logs[0]["dependency"], logs[0]["cause"]) == ("database", "TimeoutError")
     assert answer.status_code == 503
     assert 0.05 <= answer.json()["dependencies"]["database"]["latency"] < 5
 

@@ -10,7 +10,8 @@ def cause_of(error: BaseException) -> dict[str, Any]:
 
     Of the text only the first line: PostgreSQL quotes values in those that follow.
     """
-    cause = error.__cause__ or error
+    # What ran out of time was raised from its own cancellation, which tells nothing.
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     lines = str(cause).strip().splitlines() or [""]
     found: dict[str, Any] = {"cause": type(cause).__name__, "reason": lines[0][:LONGEST_REASON]}
     sqlstate = getattr(cause, "sqlstate", None)
