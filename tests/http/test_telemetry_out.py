@@ -1,14 +1,19 @@
 """Telemetry out: JSON in pages, CSV as a stream, series and metrics, and the policy for raw values on each of them."""
 
+import asyncio
 import csv
 import io
 import json
 import math
+from array import array
 from typing import Any
 
 import pytest
 from litestar import Litestar
 
+from experiment_domain.telemetry.store import Layer, Readings
+from experiment_domain.usecases.telemetry import LayerReadings
+from experiment_http.v1.telemetry_out import CsvStream
 from http_api import World, new_world, refusal
 
 BASE = 1_773_051_273_000_000
@@ -305,3 +310,37 @@ async def test_numbers_round_trip_as_json(world: World, runner: object) -> None:
 )
 async def test_ends_of_a_range_beyond_the_years(world: World, runner: object, edge: dict[str, str]) -> None:
     await world.viewer.refused("GET", telemetry(world), 422, "invalid", params=edge)
+
+
+async def test_a_stream_ends_when_its_reader_has_left(runner: object) -> None:
+    reads: list[int] = []
+
+    class Endless:
+        """A series that always has more."""
+
+        async def read(self, call: object, limit: int) -> LayerReadings:
+            reads.append(limit)
+            await asyncio.sleep(0)
+            return found
+
+        def after(self, found: LayerReadings) -> "Endless":
+            return self
+
+    readings = Readings(timestamps=array("q", [BASE]), values=array("d", [1.0]), more=True)
+    found = LayerReadings(layer=Layer.RAW, profile_id=None, readings=readings)
+    endless: Any = Endless()
+    nobody: Any = None
+    arriving = asyncio.Event()
+
+    async def receive() -> Any:
+        await arriving.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if len(reads) == 3:
+            arriving.set()
+
+    stream = CsvStream(call=nobody, first=found, following=endless)
+    scope: Any = {}
+    await asyncio.wait_for(stream(scope, receive, send), 10)
+    assert 3 <= len(reads) <= 5

@@ -1,5 +1,6 @@
 """Telemetry on its way out: readings of one series as JSON or CSV, and the series of a capture session."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
@@ -154,8 +155,15 @@ class CsvStream:
     following: Place | None = None
     link: str | None = field(default=None)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI calls it
-        """Send it."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the scope says nothing new
+        """Send it, for as long as somebody is there to read it."""
+        left = asyncio.ensure_future(_left(receive))
+        try:
+            await self._send(send, left)
+        finally:
+            left.cancel()
+
+    async def _send(self, send: Send, left: "asyncio.Future[None]") -> None:
         headers = [
             (b"content-type", b"text/csv; charset=utf-8; header=present"),
             (b"cache-control", b"private, no-cache"),
@@ -169,9 +177,17 @@ class CsvStream:
         while following is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
             found = await following.read(self.call, MOST)
+            if left.done():
+                return
             body = _lines(found.readings)
             following = following.after(found) if found.readings.more else None
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @operations.get(
