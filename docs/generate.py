@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from experiment_adapters.settings import settings_markdown
+from experiment_domain.artifacts import ARTIFACT
 from experiment_domain.captures import CAPTURE_SESSION
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE
 from experiment_domain.experiments import EXPERIMENT
@@ -13,7 +14,7 @@ from experiment_domain.runs import RUN
 from experiment_domain.sensors import SENSOR
 
 ROOT = Path(__file__).parent.parent
-MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE)
+MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE, ARTIFACT)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -32,7 +33,7 @@ def state_machines() -> str:
 
 def permissions() -> str:
     """The page of permissions."""
-    roles = (*MEMBER_ROLES, Role.SENSOR)
+    roles = (*MEMBER_ROLES, Role.SENSOR, Role.INTEGRATION)
     parts = ["# Permissions", "", "Generated from the table of the code by `nox -s docs -- --write`.", ""]
     parts += [f"| permission | {' | '.join(roles)} |", f"| --- |{' --- |' * len(roles)}"]
     for permission, granted in GRANTS.items():

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from experiment_domain.artifacts import Artifact
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Linear
@@ -75,6 +76,12 @@ def a_run(experiment: Experiment | None = None, **values: Any) -> Run:
 def a_session(run: Run | None = None, **values: Any) -> CaptureSession:
     run = run or a_run()
     return CaptureSession(**_facts({"project_id": run.project_id, "run_id": run.id, "ordinal": 1, **values}))
+
+
+def an_artifact(run: Run | None = None, **values: Any) -> Artifact:
+    run = run or a_run()
+    plain = {"name": "Surrogate model", "uri": "s3://models/surrogate.onnx"}
+    return Artifact(**_facts({"project_id": run.project_id, "run_id": run.id, **plain, **values}))
 
 
 def a_sensor(project: Project | None = None, **values: Any) -> Sensor:

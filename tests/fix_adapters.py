@@ -31,7 +31,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def postgres_units_of_work(runner: asyncio.Runner, module_postgres_url: str) -> Iterator[UnitsOfWork]:
     """Units of work on a database that the tests of a module share: they keep out of each other's projects."""
-    from experiment_adapters.postgres import PostgresUnitsOfWork
+    from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 
     opened = PostgresUnitsOfWork.open(module_postgres_url)
     yield runner.run(opened.__aenter__())

@@ -1,8 +1,11 @@
 """The API under test, over any adapter, and callers of it: whatever it answers is held against its own document."""
 
+import hashlib
+import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -24,6 +27,7 @@ from experiment_http.settings import HttpSettings
 from experiment_http.v1 import operations
 
 SECRET = b"a secret of the tests, of thirty-two bytes or more"
+WEBHOOK_SECRET = b"what the Artifact Service signs its callbacks with"
 ISSUER, AUDIENCE = "https://id.example", "experiment-service"
 API = "/api/v1"
 Check = Callable[[], Awaitable[None]]
@@ -48,9 +52,42 @@ def app_over(
     return create_app(
         services or Services(units_of_work=units_of_work),
         BearerTokens(verifier),
-        HttpSettings(secret_key=SECRET, **settings),
+        HttpSettings(secret_key=SECRET, **{"artifact_webhook_secrets": (WEBHOOK_SECRET,), **settings}),
         readiness or {},
     )
+
+
+def signed(
+    body: bytes,
+    *,
+    event: str | None = None,
+    at: float | str | None = None,
+    secrets: Sequence[bytes] = (WEBHOOK_SECRET,),
+) -> dict[str, str]:
+    """The headers of a callback, as Standard Webhooks 1.0 describes them; one signature for each secret."""
+    event = event or f"msg_{uuid4().hex}"
+    stamp = at if isinstance(at, str) else str(int(time.time() if at is None else at))
+    content = event.encode() + b"." + stamp.encode() + b"." + body
+    signatures = [b64encode(hmac.new(secret, content, hashlib.sha256).digest()).decode() for secret in secrets]
+    return {
+        "webhook-id": event,
+        "webhook-timestamp": stamp,
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+    }
+
+
+class Signing(httpx.Auth):
+    """Signs what is sent, as the Artifact Service does."""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        try:
+            content = request.content
+        except httpx.RequestNotRead:
+            content = b""  # it comes in parts, and is to be refused before it is whole
+        event, at = request.headers.get("webhook-id"), request.headers.get("webhook-timestamp")
+        for name, value in signed(content, event=event, at=at).items():
+            request.headers.setdefault(name, value)
+        yield request
 
 
 @cache
@@ -63,12 +100,24 @@ def document() -> Any:
 
 @cache
 def documented() -> list[tuple[str, str, Any]]:
-    """Method, path and description of every operation in the document."""
+    """Method, path and description of every operation in the document, with its parameters and responses in place."""
     return [
-        (method.upper(), path, operation)
+        (method.upper(), path, _in_place(operation))
         for path, methods in document()["paths"].items()
         for method, operation in methods.items()
     ]
+
+
+def _in_place(part: Any) -> Any:
+    """A part of the document in which what several operations share stands in each; schemas stay references."""
+    if isinstance(part, list):
+        return [_in_place(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    where, _, name = part.get("$ref", "").removeprefix("#/components/").partition("/")
+    if where in ("parameters", "responses"):
+        return document()["components"][where][name]
+    return {key: _in_place(item) for key, item in part.items()}
 
 
 @cache
@@ -87,7 +136,7 @@ def _validator(operation_id: str, status: str, media_type: str) -> Any:
 
 def conforms(answer: httpx.Response) -> None:
     """Fail unless the document says that this can be answered."""
-    method, path = answer.request.method, answer.request.url.path
+    method, path = answer.request.method, answer.request.url.raw_path.partition(b"?")[0].decode()
     method = "GET" if method == "HEAD" else method
     found = [operation for known, pattern, operation in _patterns() if known == method and pattern.fullmatch(path)]
     if not found:
@@ -108,7 +157,9 @@ def conforms(answer: httpx.Response) -> None:
 class Client:
     """Somebody who calls the API."""
 
-    def __init__(self, app: Litestar, token: str | None, *, checked: bool = True) -> None:
+    def __init__(
+        self, app: Litestar, token: str | None, *, auth: httpx.Auth | None = None, checked: bool = True
+    ) -> None:
         self.app = app
         self.token = token
         hooks = {"response": [_checked]} if checked else {}
@@ -118,6 +169,7 @@ class Client:
             transport=httpx.ASGITransport(transport_app),
             base_url="http://api.example",
             headers=headers,
+            auth=auth,
             event_hooks=hooks,
         )
 
@@ -193,12 +245,14 @@ class World:
     outsider: Client
     anonymous: Client
     sensor: Client
+    service: Client
     project_id: str
     experiment_id: str
     run_id: str
     sensor_id: str
     profile_id: str
     session_id: str
+    artifact_id: str
     names: Mapping[str, str]
 
     def path(self, template: str) -> str:
@@ -210,14 +264,23 @@ class World:
             "sensor_id": self.sensor_id,
             "profile_id": self.profile_id,
             "session_id": self.session_id,
+            "artifact_id": self.artifact_id,
             "user_id": self.names["viewer"],
         }
         return re.sub(r"\{([^}]+)\}", lambda found: places[found[1]], template.removeprefix(API))
 
+    def caller(self, operation: Any) -> Client:
+        """Somebody who may do everything that is for those who may do this."""
+        return {"ingest": self.sensor, "report": self.service}.get(operation["x-permission"], self.owner)
+
     def example(self, operation: Any) -> Any:
         """The document's example of a body, for this world."""
         example = operation["requestBody"]["content"]["application/json"]["example"]
-        ours = {"project_id": self.project_id, "capture_session_id": self.session_id}
+        ours = {
+            "project_id": self.project_id,
+            "capture_session_id": self.session_id,
+            "artifact_id": self.artifact_id,
+        }
         return {name: ours.get(name, value) for name, value in example.items()}
 
 
@@ -256,16 +319,20 @@ async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | N
     if start:
         await editor.done("POST", f"/runs/{run['id']}/start")
     session = await editor.done("POST", f"/runs/{run['id']}/capture-sessions", {"start": start}, 201)
+    link = {"name": "Model", "uri": "s3://models/surrogate.onnx"}
+    artifact = await editor.done("POST", f"/runs/{run['id']}/artifacts", link, 201)
     return World(
         app=app,
         **clients,
         anonymous=Client(app, None),
         sensor=Client(app, sensor["token"]),
+        service=Client(app, None, auth=Signing()),
         project_id=project["id"],
         experiment_id=experiment["id"],
         run_id=run["id"],
         sensor_id=sensor["id"],
         profile_id=profile["id"],
         session_id=session["id"],
+        artifact_id=artifact["id"],
         names=names,
     )

@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from uuid import UUID
 
 import pytest
 
+from experiment_domain.artifacts import Artifact
+from experiment_domain.audit import AuditFilter, AuditRecord
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.experiments import Experiment
@@ -29,6 +32,7 @@ def repository(uow: UnitOfWork, entity: Entity) -> Any:
         Experiment: uow.experiments,
         Run: uow.runs,
         CaptureSession: uow.captures,
+        Artifact: uow.artifacts,
         Sensor: uow.sensors,
         ConversionProfile: uow.conversion_profiles,
     }[type(entity)]
@@ -65,6 +69,13 @@ async def ask(units: UnitsOfWork, question: Callable[[UnitOfWork], Awaitable[T]]
 async def kept(units: UnitsOfWork, entity: Entity) -> Any:
     """The entity as it is kept now."""
     return await ask(units, lambda uow: repository(uow, entity).get(entity.id))
+
+
+async def audit_of(units: UnitsOfWork, project_id: UUID) -> list[AuditRecord]:
+    """The audit log of a project, oldest first."""
+    which = AuditFilter(project_ids=[project_id])
+    page = await ask(units, lambda uow: uow.audit.page(which, limit=100_000, after=None))
+    return list(reversed(page.items))
 
 
 @asynccontextmanager

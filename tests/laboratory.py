@@ -8,6 +8,7 @@ from attrs import define
 
 from entities import SettableClock, fresh
 from experiment_domain import Services, Work
+from experiment_domain.artifacts import Artifact
 from experiment_domain.audit import AuditRecord
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile
@@ -22,7 +23,7 @@ from experiment_domain.telemetry.batches import Batch
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.telemetry import Accepted
-from keeping import ask
+from keeping import ask, audit_of
 
 T = TypeVar("T")
 
@@ -99,11 +100,15 @@ class Laboratory:
     async def stop(self, session: CaptureSession, outcome: CaptureStatus = CaptureStatus.SUCCEEDED) -> CaptureSession:
         return await self.do(lambda work: work.captures.stop(session.id, outcome))
 
+    async def artifact(self, run: Run, **values: Any) -> Artifact:
+        values = {"name": "Surrogate model", "uri": "s3://models/surrogate.onnx", **values}
+        return await self.do(lambda work: work.artifacts.register(run.id, **values))
+
     async def ingest(self, made: SensorWithToken, batch: Batch) -> Accepted:
         return await self.do(lambda work: work.telemetry.ingest(batch), by=token_of(made))
 
     async def audit(self) -> list[AuditRecord]:
-        return list(await ask(self.units, lambda uow: uow.audit.of(self.project.id)))
+        return await audit_of(self.units, self.project.id)
 
     async def history(self, noun: str, entity_id: UUID) -> list[StatusChange]:
         return list(await ask(self.units, lambda uow: uow.history.of(noun, entity_id)))

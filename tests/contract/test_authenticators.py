@@ -269,6 +269,7 @@ def forged() -> dict[str, str]:
         *(0, 1, True, [], ["ada"], {"id": "ada"}, "", " ", " ada", "ada\n", "a\x00b", "a\x1bb", "a\x7fb", "\u202eada"),
         *("a\u200bda", "\ud800", "a\u2028b", "x" * 256, "system", "System", "SYSTEM", "ｓystem", "sensor"),
         *("sensor:1", "sensor:" + PROJECT, "SENSOR:x", "ｓensor：x"),
+        *("integration", "integration:artifact-service", "Integration:x", "ｉntegration：x"),
     ):
         forgeries[f"sub {subject!r:.30}"] = signed({"sub": subject})
     for name in (1, True, [], {}, "x" * 256, "a\x00", "line\nbreak"):

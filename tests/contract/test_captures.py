@@ -51,7 +51,7 @@ async def test_every_field_comes_back(units_of_work: UnitsOfWork, lock: Lock):
         assert await uow.captures.get(plain.id, lock) == plain
         assert await uow.captures.get(full.id, lock) == full
         assert await uow.captures.get(fresh(), lock) is None
-        assert list(await uow.captures.of_run(run.id, lock)) == [plain, full]
+        assert list(await uow.captures.of_runs([run.id], lock)) == [plain, full]
 
 
 async def test_a_session_is_kept_through_its_life(units_of_work: UnitsOfWork):
@@ -81,7 +81,7 @@ async def test_a_deleted_session_is_found_only_by_who_asks_for_it(units_of_work:
         assert await uow.captures.get(deleted.id, Lock.UPDATE) is None
         assert await uow.captures.get(deleted.id, deleted=True) == deleted
         assert await uow.captures.get(shown.id, deleted=True) == shown
-        assert list(await uow.captures.of_run(run.id)) == [shown]
+        assert list(await uow.captures.of_runs([run.id])) == [shown]
         assert list((await uow.captures.page(run.id, limit=9, after=None)).items) == [shown]
         # It keeps its number, its run and its sensor's record all the same.
         assert await uow.captures.next_ordinal(run.id) == 3
@@ -103,8 +103,8 @@ async def test_what_is_active(units_of_work: UnitsOfWork):
     unused = evolve(a_sensor(), project_id=run.project_id)
     await keep(units_of_work, unused)
     async with units_of_work.begin(SYSTEM) as uow:
-        assert list(await uow.captures.active_in(run.id)) == [active.id]
-        assert list(await uow.captures.active_in(fresh())) == []
+        assert await uow.captures.active_in([run.id, fresh()]) == {run.id: [active.id]}
+        assert await uow.captures.active_in([fresh()]) == {}
         assert list(await uow.captures.active_with(here.sensor_id)) == [active.id]
         assert set(await uow.captures.active_with(there.sensor_id)) == {active.id, elsewhere.id}
         assert list(await uow.captures.active_with(there.sensor_id, other.id)) == [elsewhere.id]
@@ -113,7 +113,7 @@ async def test_what_is_active(units_of_work: UnitsOfWork):
     stopped = active.stop(CaptureStatus.SUCCEEDED, at=later(1)).result
     await save(units_of_work, stopped)
     async with units_of_work.begin(SYSTEM) as uow:
-        assert list(await uow.captures.active_in(run.id)) == []
+        assert await uow.captures.active_in([run.id]) == {}
         assert list(await uow.captures.active_with(here.sensor_id)) == []
 
 
@@ -129,7 +129,7 @@ async def test_a_run_has_at_most_one_running_session(units_of_work: UnitsOfWork)
     # One stops and the next one starts in the same unit of work.
     stopped = running.stop(CaptureStatus.FAILED, at=later(1)).result
     await save(units_of_work, stopped, evolve(draft, version=2, status=CaptureStatus.RUNNING))
-    assert [it.status for it in await ask(units_of_work, lambda uow: uow.captures.of_run(run.id))] == [
+    assert [it.status for it in await ask(units_of_work, lambda uow: uow.captures.of_runs([run.id]))] == [
         "failed",
         "running",
     ]

@@ -1,4 +1,4 @@
-"""What every `EventSink` promises, as its reader sees it: the harness in memory, the relay in PostgreSQL."""
+"""What every `EventLog` promises, as its readers see it: the harness in memory, the relay in PostgreSQL, timelines."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,9 +10,9 @@ from attrs import evolve
 
 from entities import a_project, fresh, later
 from experiment_adapters.memory import MemoryUnitsOfWork
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.unit_of_work import UnitsOfWork
-from keeping import ODD_TEXT, SYSTEM, committed, keep, refused
+from keeping import ODD_TEXT, SYSTEM, ask, committed, keep, refused
 
 Reader = Callable[[UUID], Awaitable[list[tuple[UUID, Event]]]]
 
@@ -49,6 +49,10 @@ def _an_event(project_id: UUID, subject: str = "run/1") -> Event:
     return Event(type="run.started", project_id=project_id, subject=subject, at=later(0.000001), data=data)
 
 
+def told_of(event: Event, event_id: UUID | None = None) -> RecordedEvent:
+    return RecordedEvent(id=event_id or fresh(), event=event, actor=ODD_TEXT)
+
+
 async def test_events_become_visible_in_their_order(units_of_work: UnitsOfWork, recorded: Reader):
     project = a_project()
     event = _an_event(project.id)
@@ -56,9 +60,9 @@ async def test_events_become_visible_in_their_order(units_of_work: UnitsOfWork, 
     async with committed(units_of_work) as uow:
         uow.projects.add(project)
         for event_id, event in told[:2]:
-            uow.events.record(event_id, event)
+            uow.events.record(told_of(event, event_id))
     async with committed(units_of_work) as uow:
-        uow.events.record(*told[2])
+        uow.events.record(told_of(told[2][1], told[2][0]))
     assert await recorded(project.id) == told
 
 
@@ -66,13 +70,13 @@ async def test_of_what_was_not_committed_nothing_is_told(units_of_work: UnitsOfW
     project, event_id = a_project(), fresh()
     await keep(units_of_work, project)
     async with units_of_work.begin(SYSTEM) as uow:
-        uow.events.record(fresh(), _an_event(project.id))
+        uow.events.record(told_of(_an_event(project.id)))
         assert await uow.projects.get(project.id) == project
     async with refused(units_of_work, "already_exists") as uow:
-        uow.events.record(fresh(), _an_event(project.id))
+        uow.events.record(told_of(_an_event(project.id)))
         uow.projects.add(project)
     async with committed(units_of_work) as uow:
-        uow.events.record(event_id, _an_event(project.id))
+        uow.events.record(told_of(_an_event(project.id), event_id))
     assert [told for told, _ in await recorded(project.id)] == [event_id]
 
 
@@ -84,9 +88,24 @@ async def test_each_subject_is_told_of_in_order(units_of_work: UnitsOfWork, reco
     async def tell(subject: str) -> None:
         for event_id in ids[subject]:
             async with committed(units_of_work) as uow:
-                uow.events.record(event_id, _an_event(project.id, subject))
+                uow.events.record(told_of(_an_event(project.id, subject), event_id))
 
     await asyncio.gather(*map(tell, ids))
     told = await recorded(project.id)
     for subject, expected in ids.items():
         assert [event_id for event_id, event in told if event.subject == subject] == expected
+
+
+async def test_a_subject_has_a_timeline(units_of_work: UnitsOfWork):
+    project = a_project()
+    await keep(units_of_work, project)
+    subject = f"run/{fresh()}"
+    recorded = [told_of(evolve(_an_event(project.id, subject), at=later(number // 2))) for number in range(6)]
+    async with committed(units_of_work) as uow:
+        uow.events.record(*recorded[3:], told_of(_an_event(project.id, "run/other")))
+        uow.events.record(*recorded[:3])
+    found = await ask(units_of_work, lambda uow: uow.events.of(subject, limit=4, after=None))
+    assert list(found) == recorded[:4]
+    place = (recorded[3].event.at, recorded[3].id)
+    assert list(await ask(units_of_work, lambda uow: uow.events.of(subject, limit=4, after=place))) == recorded[4:]
+    assert list(await ask(units_of_work, lambda uow: uow.events.of("run/none", limit=4, after=None))) == []

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from entities import a_project, an_experiment, fresh
-from experiment_adapters.postgres import PostgresUnitsOfWork
 from experiment_adapters.postgres.runs import query_of
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.entity import Position
 from experiment_domain.runs import RunFilter, RunStatus

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,10 +24,17 @@ from experiment_adapters.settings import (
 )
 
 CANARY = "c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry"
+WEBHOOK_SECRET = "whsec_" + b64encode(CANARY.encode()).decode()
 URL = f"postgresql://ada:{CANARY}@one:5432,two:5433/experiments?sslmode=require"
 NO_PORTS = ["0", "65536", "-1", "8_0", "８０", "1e3", "x"]
 NO_SECONDS = ["0", "nan", "inf", "-1", "1e1", "ten", "61"]
 JWT = {"EXPERIMENT_JWT_ISSUER": "https://id.example/", "EXPERIMENT_JWT_AUDIENCE": "experiment-service"}
+BAD_WEBHOOK_SECRETS = [
+    *(CANARY, "whsec_", f"whsec_{CANARY}", WEBHOOK_SECRET[6:], WEBHOOK_SECRET + ",", "," + WEBHOOK_SECRET),
+    *(f"{WEBHOOK_SECRET} {WEBHOOK_SECRET}", WEBHOOK_SECRET.upper(), WEBHOOK_SECRET[:-1], WEBHOOK_SECRET + "ä"),
+    *("whsec_" + b64encode(CANARY.encode() * 2)[: 4 * length].decode() for length in (7, 22)),
+    WEBHOOK_SECRET.replace("Y", "_", 1),
+]
 EVERYTHING = {
     "EXPERIMENT_DATABASE_URL": URL,
     "EXPERIMENT_DATABASE_READ_URL": "postgres://replica/experiments",
@@ -42,6 +50,7 @@ EVERYTHING = {
     "EXPERIMENT_JWT_LEEWAY": "0",
     "EXPERIMENT_SECRET_KEY": CANARY,
     "EXPERIMENT_WEBHOOK_ALLOW_PRIVATE": "True",
+    "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": f"{WEBHOOK_SECRET}, whsec_{b64encode(bytes(64)).decode()}",
     "EXPERIMENT_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16,fd00::/8",
     "EXPERIMENT_LOG_FORMAT": "console",
     "EXPERIMENT_LOG_LEVEL": "DEBUG",
@@ -87,6 +96,7 @@ def test_every_setting_is_read():
         kafka_brokers=("kafka-1:9092", "[::1]:9093"),
         secret_key=CANARY.encode(),
         webhook_allow_private=True,
+        artifact_webhook_secrets=(CANARY.encode(), bytes(64)),
         trusted_proxies=(ip_network("10.0.0.7/32"), ip_network("10.1.0.0/16"), ip_network("fd00::/8")),
         otel={"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={CANARY}", "OTEL_SERVICE_NAME": "experiment-service"},
     )
@@ -171,6 +181,10 @@ def test_no_secret_is_in_a_representation():
         ({"EXPERIMENT_SECRET_KEY": "c4n4ry"}, "EXPERIMENT_SECRET_KEY must have at least 32 characters"),
         ({"EXPERIMENT_SECRET_KEY": CANARY + "\udcff"}, "EXPERIMENT_SECRET_KEY is not UTF-8"),
         ({"EXPERIMENT_WEBHOOK_ALLOW_PRIVATE": "maybe"}, "EXPERIMENT_WEBHOOK_ALLOW_PRIVATE must be true or false"),
+        *(
+            ({"EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": text}, "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS must be whsec_ and 24")
+            for text in BAD_WEBHOOK_SECRETS
+        ),
         ({"EXPERIMENT_TRUSTED_PROXIES": "proxy.example"}, "EXPERIMENT_TRUSTED_PROXIES must be addresses"),
         ({"EXPERIMENT_TRUSTED_PROXIES": "10.0.0.1/8"}, "EXPERIMENT_TRUSTED_PROXIES must be addresses"),
         ({"EXPERIMENT_TRUSTED_PROXIES": "0.0.0.0/0"}, "EXPERIMENT_TRUSTED_PROXIES must not trust every address"),

@@ -19,7 +19,7 @@ from entities import (
     fresh,
     later,
 )
-from experiment_domain.kernel.access import Role, SensorToken, System, User
+from experiment_domain.kernel.access import Integration, Role, SensorToken, System, User
 from experiment_domain.kernel.entity import Entity, Lock, StatusChange
 from experiment_domain.kernel.errors import Conflict, Refusal, Unauthenticated, VersionMismatch
 from experiment_domain.projects import Member
@@ -323,7 +323,7 @@ async def test_a_users_grants_are_the_higher_of_token_and_membership(units_of_wo
     claims = {projects[0].id: Role.EDITOR, projects[1].id: Role.VIEWER, (elsewhere := fresh()): Role.VIEWER}
     async with units_of_work.begin(User(id=user, projects=claims), read_only=True) as uow:
         grants = await uow.grants(NOW)
-    assert (grants.actor, grants.sensor_id, grants.everywhere) == (user, None, False)
+    assert (grants.actor, grants.sensor_id, grants.everywhere) == (user, None, None)
     assert grants.roles == {
         projects[0].id: Role.EDITOR,
         projects[1].id: Role.OWNER,
@@ -350,7 +350,14 @@ async def test_grants_see_the_memberships_that_are_kept(units_of_work: UnitsOfWo
 async def test_the_service_itself_is_granted_everything(units_of_work: UnitsOfWork):
     async with units_of_work.begin(System()) as uow:
         grants = await uow.grants(NOW)
-    assert (grants.actor, grants.everywhere) == ("system", True)
+    assert (grants.actor, grants.everywhere) == ("system", Role.SYSTEM)
+
+
+async def test_another_service_is_the_same_to_every_project(units_of_work: UnitsOfWork):
+    async with units_of_work.begin(Integration(name="artifact-service")) as uow:
+        grants = await uow.grants(NOW)
+    assert (grants.actor, grants.everywhere) == ("integration:artifact-service", Role.INTEGRATION)
+    assert (grants.roles, grants.sensor_id) == ({}, None)
 
 
 async def test_a_sensors_token_grants_its_own_series(units_of_work: UnitsOfWork):
@@ -376,7 +383,7 @@ async def test_a_sensors_token_grants_its_own_series(units_of_work: UnitsOfWork)
         async with units_of_work.begin(SensorToken(token_hash=token)) as uow:
             grants = await uow.grants(NOW)
         assert (grants.actor, grants.sensor_id) == (f"sensor:{sensor.id}", sensor.id)
-        assert (grants.roles, grants.everywhere) == ({project.id: Role.SENSOR}, False)
+        assert (grants.roles, grants.everywhere) == ({project.id: Role.SENSOR}, None)
     for token in (tokens[3], token_hash(new_token())):
         async with units_of_work.begin(SensorToken(token_hash=token)) as uow:
             with pytest.raises(Unauthenticated):

@@ -8,11 +8,12 @@ from attrs import define
 
 from entities import a_batch, a_column, fresh
 from experiment_domain import Services, Work
+from experiment_domain.artifacts import Artifact, ArtifactStatus
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import ProfileKind
 from experiment_domain.experiments import Experiment, ExperimentFilter
-from experiment_domain.kernel.access import GRANTS, Permission, Role, SensorToken, System, User
+from experiment_domain.kernel.access import GRANTS, Integration, Permission, Role, SensorToken, System, User
 from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, Unauthenticated
 from experiment_domain.runs import Run, RunFilter
 from experiment_domain.sensors import SensorFilter, new_token, token_hash
@@ -31,6 +32,7 @@ class Things:
     session: CaptureSession
     sensor: SensorWithToken
     profile: ConversionProfile
+    artifact: Artifact
 
     @classmethod
     async def make(cls, lab: Laboratory) -> "Things":
@@ -39,7 +41,7 @@ class Things:
         profile = await lab.profile(sensor, 2, 1, publish=False)
         session = await lab.session(run)
         experiment = await lab.ask(lambda work: work.experiments.get(run.experiment_id))
-        return cls(lab, experiment, run, session, sensor, profile)
+        return cls(lab, experiment, run, session, sensor, profile, await lab.artifact(run))
 
     def readings(self) -> ReadingQuery:
         return ReadingQuery(
@@ -92,6 +94,15 @@ USE_CASES: dict[str, Use] = {
     "captures.delete": lambda work, it: work.captures.delete(it.session.id),
     "captures.restore": lambda work, it: work.captures.restore(it.session.id),
     "captures.history": lambda work, it: work.captures.history(it.session.id),
+    "artifacts.register": lambda work, it: work.artifacts.register(it.run.id, name="B", uri="s3://b/k"),
+    "artifacts.get": lambda work, it: work.artifacts.get(it.artifact.id),
+    "artifacts.page": lambda work, it: work.artifacts.page(it.run.id),
+    "artifacts.approve": lambda work, it: work.artifacts.approve(it.artifact.id),
+    "artifacts.reject": lambda work, it: work.artifacts.reject(it.artifact.id),
+    "artifacts.revoke": lambda work, it: work.artifacts.revoke(it.artifact.id),
+    "artifacts.resubmit": lambda work, it: work.artifacts.resubmit(it.artifact.id),
+    "artifacts.report": lambda work, it: work.artifacts.report(it.artifact.id, ArtifactStatus.APPROVED),
+    "artifacts.history": lambda work, it: work.artifacts.history(it.artifact.id),
     "sensors.register": lambda work, it: work.sensors.register(project_id=it.lab.project.id, **NEW),
     "sensors.get": lambda work, it: work.sensors.get(it.sensor.sensor.id),
     "sensors.edit": lambda work, it: work.sensors.edit(it.sensor.sensor.id, name="B"),
@@ -102,6 +113,7 @@ USE_CASES: dict[str, Use] = {
     "sensors.retire": lambda work, it: work.sensors.retire(it.sensor.sensor.id),
     "sensors.history": lambda work, it: work.sensors.history(it.sensor.sensor.id),
     "sensors.heartbeat": lambda work, it: work.sensors.heartbeat(it.sensor.sensor.id),
+    "sensors.heartbeats": lambda work, it: work.sensors.heartbeats(it.sensor.sensor.id),
     "sensors.projects": lambda work, it: work.sensors.projects(it.sensor.sensor.id),
     "sensors.share": lambda work, it: work.sensors.share(it.sensor.sensor.id, it.lab.project.id),
     "sensors.unshare": lambda work, it: work.sensors.unshare(it.sensor.sensor.id, fresh()),
@@ -143,7 +155,7 @@ def test_the_table_knows_every_use_case():
         for verb, use_case in vars(member.func.__annotations__["return"]).items()
         if hasattr(use_case, "permission")
     }
-    assert every == {*USE_CASES, *LISTS, "projects.create"}
+    assert every == {*USE_CASES, *LISTS, "projects.create", "sensors.status_summary"}
 
 
 async def _refusal(lab: Laboratory, use: Callable[[Work], Awaitable[Any]], by: Any) -> Refusal | None:
@@ -175,6 +187,11 @@ async def test_a_use_case_is_for_whom_the_table_says(lab: Laboratory, name: str)
     else:
         assert isinstance(own_token, NotFound), own_token
         assert await lab.audit() == before
+    service = await _refusal(lab, lambda work: USE_CASES[name](work, things), Integration(name="artifact-service"))
+    if permission is Permission.REPORT:
+        assert service is None
+    else:
+        assert isinstance(service, Forbidden if permission is Permission.INGEST else NotFound), service
     for role, user in people.items():
         refusal = await _refusal(lab, lambda work: USE_CASES[name](work, things), user)
         if role not in GRANTS[permission]:
@@ -192,8 +209,9 @@ async def test_lists_hold_what_the_caller_may_see(lab: Laboratory, name: str):
         page = await lab.ask(LISTS[name], by=user)
         assert {found.project_id for found in page.items} == {lab.project.id}
     assert list((await lab.ask(LISTS[name], by=lab.outsider)).items) == []
-    with pytest.raises(Forbidden):
-        await lab.ask(LISTS[name], by=token_of(foreign.sensor))
+    for machine in (token_of(foreign.sensor), Integration(name="artifact-service")):
+        with pytest.raises(Forbidden):
+            await lab.ask(LISTS[name], by=machine)
 
 
 @pytest.mark.parametrize("name", sorted(USE_CASES.keys() - {"telemetry.ingest", "sensors.heartbeat"}))

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from experiment_domain import Work
+from experiment_domain.artifacts import ARTIFACT
 from experiment_domain.captures import CAPTURE_SESSION, CaptureStatus
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE
 from experiment_domain.experiments import EXPERIMENT
@@ -39,6 +40,10 @@ async def _a_sensor(lab: Laboratory) -> UUID:
 
 async def _a_profile(lab: Laboratory) -> UUID:
     return (await lab.profile(await lab.sensor(), 1, 0, publish=False)).id
+
+
+async def _an_artifact(lab: Laboratory) -> UUID:
+    return (await lab.artifact(await lab.run())).id
 
 
 MACHINES: list[tuple[Lifecycle[Any], Callable[[Laboratory], Awaitable[UUID]], str, dict[str, Verb]]] = [
@@ -92,6 +97,17 @@ MACHINES: list[tuple[Lifecycle[Any], Callable[[Laboratory], Awaitable[UUID]], st
         {
             "published": lambda work, it: work.conversions.publish(it, reason="why"),
             "retired": lambda work, it: work.conversions.retire(it, reason="why"),
+        },
+    ),
+    (
+        ARTIFACT,
+        _an_artifact,
+        "artifacts",
+        {
+            "pending": lambda work, it: work.artifacts.resubmit(it, reason="why"),
+            "approved": lambda work, it: work.artifacts.approve(it, reason="why"),
+            "rejected": lambda work, it: work.artifacts.reject(it, reason="why"),
+            "revoked": lambda work, it: work.artifacts.revoke(it, reason="why"),
         },
     ),
 ]

@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from experiment_adapters.embedded import EmbeddedPostgres
-from experiment_adapters.postgres import PostgresUnitsOfWork, migrations
+from experiment_adapters.postgres import migrations
 from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain import Services, User
 from experiment_domain.kernel.errors import Unavailable
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -24,6 +26,7 @@ import pytest
 from experiment_adapters.settings import SETTINGS
 from experiment_domain.conversions.its90 import TYPE_K_INVERSE
 from experiment_http.cli.demo import Demo
+from experiment_http.cli.lasting import Lives
 from fix_postgres import open_directory
 from fix_up import Up, are_gone, command, command_here, processes_of
 
@@ -210,6 +213,32 @@ def test_the_schema_as_sql(here: Here) -> None:
     assert "EXPERIMENT_DATABASE_URL is not set" in one_line_of(here("migrate"))
 
 
+@pytest.mark.parametrize(
+    ("head", "status", "is_ours"),
+    [
+        (b"GET /" + b"a" * 65_533 + b" HTTP/1.1", 404, True),
+        (b"GET /" + b"a" * 65_534 + b" HTTP/1.1", 414, False),
+        (b"GET /health/live HTTP/1.1" + b"\r\nX: 1" * 98, 200, True),
+        (b"GET /health/live HTTP/1.1" + b"\r\nX: 1" * 99, 431, False),
+        (b"GET /health/live HTTP/1.1\r\nX: " + b"a" * 400_000, 200, True),
+        (b"GET /health/live HTTP/1.1\r\nX: " + b"a" * 1_000_000, 431, False),
+        (b"nonsense", 400, False),
+        (b"GET /\x00 HTTP/1.1", 400, False),
+        (b"GET /health/live HTTP/1.1\r\nodd name: 1", 400, False),
+    ],
+    ids=lambda value: value[:30].decode("ascii", "backslashreplace") if isinstance(value, bytes) else None,
+)
+def test_what_the_server_itself_refuses(shared_up: Up, head: bytes, status: int, is_ours: bool) -> None:
+    with socket.create_connection(("127.0.0.1", shared_up.port), timeout=30) as connection:
+        with suppress(ConnectionError):  # it may have answered, and closed, before it has read all of it
+            connection.sendall(head + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = connection.recv(200)
+    assert int(answer.split()[1]) == status
+    with closing(httpx.Client(base_url=shared_up.url, trust_env=False)) as client:
+        assert client.get("/health/live").status_code == 200
+    assert is_ours is (b"content-type" in answer)
+
+
 def test_seeded_runs_are_there(shared_up: Up, here: Here) -> None:
     arguments = ("seed", "--runs", "300", "--user", "seeder", "--data-dir", str(shared_up.data_dir))
     done = here(*arguments)
@@ -278,6 +307,68 @@ def check_that_api_processes_come_back(up: Up) -> None:
     until(lambda: are_gone([answering]))
     until(answers)
     assert server.is_running()
+
+
+def test_killed_again_and_again_the_api_is_soon_back(home: Path) -> None:
+    pauses = random.Random(20_260_309)
+    with Up(home) as up:
+        up.wait_until_ready()
+        server, _ = up.api_processes()
+        with api(up) as client:
+            project = create(client, "/projects", name="Survivor")["id"]
+            for _ in range(6):
+                time.sleep(pauses.uniform(0.0, 0.4))
+                _, *answering = up.api_processes()
+                for process in answering:
+                    process.kill()
+                begun = time.monotonic()
+                until(lambda: found(client, project))
+                assert time.monotonic() - begun < 10  # a busy machine; alone it takes 0.7 s at most
+        assert up.api_processes()[0] == server
+        everything = processes_of(up.data_dir)
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(30) == 0
+        assert are_gone(everything)
+
+
+def found(client: httpx.Client, project: str) -> bool:
+    try:
+        return [one["id"] for one in items(client, "/projects")] == [project]
+    except httpx.TransportError:
+        return False
+
+
+FAILING = """
+import sys
+from experiment_http.cli.lasting import LastingServer
+from granian.constants import Interfaces
+server = LastingServer("none", port=0, interface=Interfaces.ASGI, log_enabled=False)
+server.serve(target_loader=lambda _: sys.exit(3))
+"""
+
+
+def test_an_api_that_cannot_start_is_given_up(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], cwd=home, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("giving up") == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "pauses"),
+    [
+        ([(-9, 1.0)] * 6, [0.0, 0.1, 0.2, 0.5, 0.5, 0.5]),
+        ([(-9, 1.0), (-11, 60.0), (-9, 1.0)], [0.0, 0.0, 0.0]),
+        ([(0, 1.0), (0, 1.0)], [0.0, 0.1]),
+        ([(1, 1.0), (1, 1.0)], [0.0, None]),
+        ([(1, 1.0), (-9, 1.0), (1, 1.0)], [0.0, 0.1, 0.2]),
+        ([(1, 60.0), (1, 60.0), (1, 1.0)], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_pauses_between_lives(ends: Sequence[tuple[int, float]], pauses: Sequence[float | None]) -> None:
+    lives = Lives()
+    assert [lives.pause(code, seconds) for code, seconds in ends] == pauses
 
 
 def postgres_of(processes: Sequence[psutil.Process]) -> Sequence[psutil.Process]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -12,9 +13,11 @@ import structlog
 from litestar import Litestar
 
 from experiment_adapters.memory import MemoryUnitsOfWork
+from experiment_domain.audit import AuditFilter
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from experiment_http import paths
 from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
@@ -79,6 +82,36 @@ async def test_every_answer_has_a_request_id(
         assert answer.json()["status"] == status
     if status == 405:
         assert "GET" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", f"{API}/projects", "/health/live", f"{API}/projects/%ff/members"])
+async def test_a_websocket_where_there_is_none_is_refused(app: Litestar, runner: object, path: str) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {
+        "type": "websocket",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "ws",
+        "http_version": "1.1",
+        "headers": [(b"host", b"api.example")],
+        "subprotocols": [],
+        "client": None,
+        "server": ("api.example", 80),
+    }
+    with captured() as logs:
+        await app(scope, receive, send)
+    # Closed before it was accepted: the server answers 403.
+    assert [message["type"] for message in sent] == ["websocket.close"]
+    assert logs == []
 
 
 async def test_a_problem_document_is_whole(world: World, runner: object) -> None:
@@ -192,12 +225,15 @@ async def test_unknown_query_parameters_are_refused(world: World, runner: object
         ("application/json;q=zero", 406),
     ],
 )
-async def test_what_the_caller_accepts(world: World, runner: object, accept: str, status: int) -> None:
-    answer = await world.viewer.get(f"/runs/{world.run_id}", headers={"Accept": accept})
-    assert answer.status_code == status
+async def test_what_the_caller_accepts(drafts: World, runner: object, accept: str, status: int) -> None:
+    run = f"/runs/{drafts.run_id}"
+    for method, path in (("GET", run), ("POST", f"{run}/start")):
+        answer = await drafts.editor.send(method, path, headers={"Accept": accept})
+        assert answer.status_code == status
+        if status == 406:
+            refusal(answer, 406, "not_acceptable")
     # Nothing is done for somebody who could not be told.
-    answer = await world.editor.post(f"/runs/{world.run_id}/fail", headers={"Accept": accept})
-    assert answer.status_code in (406, 409)
+    assert (await drafts.viewer.done("GET", run))["status"] == ("running" if status == 200 else "draft")
 
 
 async def test_head_is_get_without_content(world: World, runner: object) -> None:
@@ -312,8 +348,51 @@ async def test_the_address_in_the_audit_log(
     headers = {"X-Forwarded-For": forwarded, "X-Request-Id": "mine"}
     project = await client.done("POST", "/projects", {"name": "P"}, headers=headers)
     async with units.begin(System(), read_only=True) as uow:
-        (record,) = await uow.audit.of(UUID(project["id"]))
+        which = AuditFilter(project_ids=[UUID(project["id"])])
+        (record,) = (await uow.audit.page(which, limit=2, after=None)).items
     assert (record.actor, record.address, record.request_id) == ("ada", expected, "mine")
+
+
+async def test_proxies_may_each_send_a_line(runner: object) -> None:
+    from ipaddress import ip_network
+
+    trusted = (ip_network("127.0.0.0/8"), ip_network("6.6.6.6"))
+    client = Client(app_over(MemoryUnitsOfWork(), trusted_proxies=trusted), token_of("ada"))
+    with captured() as logs:
+        for lines in (["9.9.9.9, 1.1.1.1", "6.6.6.6"], ["6.6.6.6", "1.1.1.1"], ["9.9.9.9", "1.1.1.1", "nonsense"]):
+            await client.get("/projects", headers=[("X-Forwarded-For", line) for line in lines])
+    assert [entry["client"] for entry in logs] == ["1.1.1.1", "1.1.1.1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    ["a/b", "/", "a/", "//a//b", "100%", "%2F", "a%2fb/c", "%25", "a?b#c", "ü/ö", "auth0|ada@example/x", "a b"],
+)
+async def test_any_user_can_be_named_in_a_path(world: World, runner: object, user_id: str) -> None:
+    path = f"/projects/{world.project_id}/members/{quote(user_id, safe='')}"
+    member = await world.owner.done("PUT", path, {"role": "viewer"})
+    assert member["user_id"] == user_id
+    them = Client(world.app, token_of(user_id))
+    assert (await them.done("GET", f"/projects/{world.project_id}"))["id"] == world.project_id
+    await world.owner.done("DELETE", path, status=204)
+    members = await world.owner.done("GET", f"/projects/{world.project_id}/members")
+    assert user_id not in {member["user_id"] for member in members["items"]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"/a/b", "/a/b"),
+        (b"/a%2Fb/%2f", "/a%2Fb/%2F"),
+        (b"/100%", "/100%25"),
+        (b"/%252F/%", "/%252F/%25"),
+        (b"/%%32F", "/%252F"),
+        (b"/%72uns", "/runs"),
+        (b"/%ff%C3%BC", "/\ufffd\u00fc"),
+    ],
+)
+def test_paths_are_decoded_part_by_part(raw: bytes, path: str) -> None:
+    assert paths.routed(raw) == path
 
 
 @pytest.mark.parametrize("user_id", ["%00", "a%00b", "%0a", "%ff", "%ED%A0%80", "x" * 300])

@@ -82,7 +82,8 @@ def test_operations_are_described(method: str, path: str, operation: Any) -> Non
     named = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
     assert named == set(re.findall(r"\{([^}]+)\}", path))
     headers = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "header"}
-    assert ("Idempotency-Key" in headers) is (method == "POST")
+    assert ("Idempotency-Key" in headers or "webhook-id" in headers) is (method == "POST")
+    assert ("webhook-id" in headers) is (operation["x-permission"] == "report")
     if guarded:
         assert {"400", "401", "403", "422"} <= set(operation["responses"])
         assert ("404" in operation["responses"]) or "{" not in path
@@ -117,6 +118,30 @@ def test_references_lead_somewhere() -> None:
     assert wanted == set(schemas) - {"Layer"} | ({"Layer"} & wanted)
     for schema in schemas.values():
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def test_what_operations_share_stands_once() -> None:
+    text = json.dumps(document(), ensure_ascii=False)
+    components = document()["components"]
+    for where in ("parameters", "responses"):
+        referred = re.findall(rf'"#/components/{where}/([^"]+)"', text)
+        assert set(referred) == set(components[where])
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in referred)
+    assert all(referred.count(name) > 1 for name in components["responses"])
+    problems = [
+        found
+        for methods in document()["paths"].values()
+        for operation in methods.values()
+        for status, found in operation["responses"].items()
+        if operation["x-permission"] != "open" and status >= "400"
+    ]
+    assert len(problems) > 100
+    assert all(found.keys() == {"$ref"} for found in problems)
+    assert len(text.encode()) < 250_000
+
+
+def test_no_name_is_that_of_a_view() -> None:
+    assert not re.search(r'"[A-Z]\w*View"', json.dumps(document()))
 
 
 async def test_the_page_needs_nothing_from_elsewhere(world: World, runner: object) -> None:

@@ -13,7 +13,7 @@ from litestar import Litestar
 
 from experiment_domain.telemetry.store import Layer, Readings
 from experiment_domain.usecases.telemetry import LayerReadings
-from experiment_http.v1.telemetry_out import CsvStream
+from experiment_http.v1.telemetry_out import MOST, CsvStream, Place
 from http_api import World, new_world, refusal
 
 BASE = 1_773_051_273_000_000
@@ -206,6 +206,26 @@ async def test_csv_comes_whole(world: World, runner: object) -> None:
     present = [row for row in csv.DictReader(io.StringIO(physical.text)) if row["value"]]
     assert [float(row["value"]) for row in present] == [2 * value + 1 for value in expected]
     assert len(physical.text.splitlines()) == len(values) + 1
+
+
+async def test_head_reads_no_more_than_it_needs(world: World, runner: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    for start in range(0, 3 * MOST, MOST):
+        await record(world, [1.0] * MOST, start=BASE + start * 1_000_000)
+    reads: list[int] = []
+    read = Place.read
+
+    async def counted(self: Place, call: Any, limit: int) -> LayerReadings:
+        reads.append(limit)
+        return await read(self, call, limit)
+
+    monkeypatch.setattr(Place, "read", counted)
+    headers = {"Accept": "text/csv"}
+    head = await world.viewer.send("HEAD", telemetry(world), headers=headers)
+    assert (head.status_code, head.content, len(reads)) == (200, b"", 1)
+    whole = await world.viewer.get(telemetry(world), headers=headers)
+    assert len(whole.text.splitlines()) == 3 * MOST + 1
+    assert len(reads) > 3
+    assert head.headers["content-type"] == whole.headers["content-type"]
 
 
 async def test_csv_in_pages(world: World, runner: object) -> None:

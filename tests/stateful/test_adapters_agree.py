@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from entities import NOW, SettableClock, a_batch, a_column, fresh
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain import Services, System, User, Work
+from experiment_domain.audit import AuditFilter
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.conversions.rules import Linear, ProfileKind
 from experiment_domain.experiments import SORTS, ExperimentFilter, ExperimentStatus
@@ -399,7 +400,11 @@ class Agreement(RuleBasedStateMachine):
                     for noun, name in nouns.items()
                     for entity_id in self.known[noun]
                 ]
-                return [history, [await uow.audit.of(project_id) for project_id in self.projects]]
+                of = lambda project_id: AuditFilter(project_ids=[project_id])  # noqa: E731
+                return [
+                    history,
+                    [await uow.audit.page(of(project_id), limit=100_000, after=None) for project_id in self.projects],
+                ]
 
         one, other = (self.runner.run(records(side.units)) for side in self.sides)
         same(one, other, "records")

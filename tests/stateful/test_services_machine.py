@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from entities import SettableClock, a_batch, a_column, fresh
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain import Services, System, User, Work
+from experiment_domain.audit import AuditFilter
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.kernel.access import Principal, Role, SensorToken
 from experiment_domain.kernel.errors import Refusal
@@ -620,8 +621,10 @@ class ServicesMachine(RuleBasedStateMachine):
                 found = await uow.telemetry.read(query)
                 values = dict(zip(found.timestamps, found.values, strict=True))
                 assert values == {stamp: value for stamp, (value, _) in sorted(readings.items())}
-            audit = [record for project_id in self.roles for record in await uow.audit.of(project_id)]
-            assert len(audit) == self.commands
+            audit = await uow.audit.page(AuditFilter(project_ids=list(self.roles)), limit=100_000, after=None)
+            assert len(audit.items) == self.commands
+            for project_id in self.roles:
+                assert (await uow.audit.verify(project_id)).is_intact
         assert [(it.event.type, it.event.subject) for it in self.units.events] == self.events
         assert len({it.id for it in self.units.events}) == len(self.events)
 

@@ -16,6 +16,7 @@ from experiment_domain.kernel.access import (
     MEMBER_ROLES,
     Caller,
     Grants,
+    Integration,
     Permission,
     Principal,
     Role,
@@ -27,6 +28,7 @@ from experiment_domain.kernel.access import (
 from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, VersionMismatch
 from experiment_domain.projects import Project
 from experiment_domain.unit_of_work import UnitOfWork
+from experiment_domain.usecases.artifacts import ArtifactUseCases
 from experiment_domain.usecases.captures import CaptureUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
@@ -39,16 +41,17 @@ from experiment_domain.usecases.telemetry import TelemetryUseCases
 
 HOME, ELSEWHERE = fresh(), fresh()
 
-# viewer, editor, owner, sensor token
+# viewer, editor, owner, sensor token, integration
 DOCUMENTED: Mapping[Permission, str] = {
-    Permission.READ: "yes yes yes no",
-    Permission.EDIT: "no yes yes no",
-    Permission.ADMINISTER: "no no yes no",
-    Permission.OWN: "no no yes no",
-    Permission.INGEST: "no no no yes",
-    Permission.SIGN_IN: "yes yes yes no",
+    Permission.READ: "yes yes yes no no",
+    Permission.EDIT: "no yes yes no no",
+    Permission.ADMINISTER: "no no yes no no",
+    Permission.OWN: "no no yes no no",
+    Permission.INGEST: "no no no yes no",
+    Permission.REPORT: "no no no no yes",
+    Permission.SIGN_IN: "yes yes yes no no",
 }
-ROLES = (*MEMBER_ROLES, Role.SENSOR)
+ROLES = (*MEMBER_ROLES, Role.SENSOR, Role.INTEGRATION)
 
 
 def test_the_table_knows_every_permission():
@@ -71,8 +74,8 @@ def test_permissions_are_the_documented_ones(permission: Permission, role: Role,
     if granted:
         grants.require(permission, HOME, "run")
     else:
-        # A sensor knows of no things but its own doings; a person knows of all things of the project.
-        with pytest.raises(NotFound if role is Role.SENSOR else Forbidden):
+        # A machine knows of no things but its own doings; a person knows of all things of the project.
+        with pytest.raises(NotFound if role in (Role.SENSOR, Role.INTEGRATION) else Forbidden):
             grants.require(permission, HOME, "run")
     with pytest.raises(NotFound):
         grants.require(permission, ELSEWHERE, "run")
@@ -80,9 +83,21 @@ def test_permissions_are_the_documented_ones(permission: Permission, role: Role,
 
 @pytest.mark.parametrize("permission", Permission)
 def test_the_service_itself_may_do_everything_everywhere(permission: Permission):
-    grants = Grants(actor="system", everywhere=True)
+    grants = Grants(actor="system", everywhere=Role.SYSTEM)
     grants.require(permission, HOME, "run")
     assert grants.role_in(HOME) is Role.SYSTEM
+
+
+@pytest.mark.parametrize("permission", Permission)
+def test_another_service_may_do_one_thing_everywhere(permission: Permission):
+    grants = Grants(actor="integration:x", everywhere=Role.INTEGRATION)
+    assert grants.role_in(HOME) is Role.INTEGRATION
+    assert grants.allows(permission, HOME) is (permission is Permission.REPORT)
+    if permission is Permission.REPORT:
+        grants.require(permission, HOME, "artifact")
+    else:
+        with pytest.raises(NotFound):
+            grants.require(permission, HOME, "artifact")
 
 
 RANKS = {None: 0, Role.VIEWER: 1, Role.EDITOR: 2, Role.OWNER: 3}
@@ -177,7 +192,7 @@ def test_what_is_private_needs_no_permission_of_its_own():
 
 
 def test_a_use_case_that_never_asks_cannot_end_well():
-    notes = Notes(_recorder(Grants(actor="ann", everywhere=True)))
+    notes = Notes(_recorder(Grants(actor="ann", everywhere=Role.SYSTEM)))
     with pytest.raises(RuntimeError, match="never asked whether it may edit"):
         _run(notes.forget_to_ask())
 
@@ -211,8 +226,9 @@ def test_asking_for_an_entity():
 def test_asking_for_all_projects():
     grants = Grants(actor="ann", roles={HOME: Role.EDITOR, ELSEWHERE: Role.VIEWER})
     assert _run(Notes(_recorder(grants)).list()) == {HOME}
-    with pytest.raises(Forbidden):
-        _run(Notes(_recorder(grants, SensorToken(token_hash=b"x"))).list())
+    for machine in (SensorToken(token_hash=b"x"), Integration(name="x")):
+        with pytest.raises(Forbidden):
+            _run(Notes(_recorder(grants, machine)).list())
 
 
 def test_asking_for_a_sensor():
@@ -231,6 +247,7 @@ ALL = (
     ExperimentUseCases,
     RunUseCases,
     CaptureUseCases,
+    ArtifactUseCases,
     SensorUseCases,
     ConversionUseCases,
     TelemetryUseCases,
@@ -252,11 +269,15 @@ def test_every_use_case_asks_for_what_the_documentation_says():
         "conversion.publish",
         "conversion.retire",
         "sensor.rotate_token",
+        "artifact.approve",
+        "artifact.reject",
+        "artifact.revoke",
     }
     assert {name for name, permission in asked.items() if permission is Permission.INGEST} == {
         "telemetry.ingest",
         "sensor.heartbeat",
     }
+    assert {name for name, permission in asked.items() if permission is Permission.REPORT} == {"artifact.report"}
     assert {name for name, permission in asked.items() if permission is Permission.SIGN_IN} == {"project.create"}
 
 
@@ -279,10 +300,16 @@ class _Recording:
     ("principal", "grants", "actor", "role"),
     [
         (User(id="ann"), Grants(actor="ann", roles={HOME: Role.EDITOR}), "ann", "editor"),
-        (System(), Grants(actor="system", everywhere=True), "system", "system"),
+        (System(), Grants(actor="system", everywhere=Role.SYSTEM), "system", "system"),
+        (
+            Integration(name="x"),
+            Grants(actor="integration:x", everywhere=Role.INTEGRATION),
+            "integration:x",
+            "integration",
+        ),
         (SensorToken(token_hash=b"x"), Grants(actor="sensor:7", roles={HOME: Role.SENSOR}), "sensor:7", "sensor"),
     ],
-    ids=["user", "system", "sensor"],
+    ids=["user", "system", "integration", "sensor"],
 )
 def test_the_audit_log_tells_who_and_in_which_role(principal: Principal, grants: Grants, actor: str, role: str):
     uow = _Recording(grants)

@@ -16,10 +16,12 @@ from entities import (
     a_run,
     a_sensor,
     a_session,
+    an_artifact,
     an_experiment,
     fresh,
     later,
 )
+from experiment_domain.artifacts import Artifact, ArtifactStatus, same_checksum
 from experiment_domain.captures import CaptureSession, CaptureStatus, Pin, readings_are_late
 from experiment_domain.conversions.profiles import ConversionProfile, ProfileStatus
 from experiment_domain.conversions.rules import Linear, ProfileKind, ValidRange
@@ -41,7 +43,7 @@ from experiment_domain.sensors import (
 from strategies import rules, valid_ranges
 
 WHEN = later(60)
-ENTITIES = [a_project, an_experiment, a_run, a_session, a_sensor, a_profile]
+ENTITIES = [a_project, an_experiment, a_run, a_session, a_sensor, a_profile, an_artifact]
 
 
 def _refused(code: str, command: Callable[[], Any]) -> Conflict:
@@ -83,6 +85,11 @@ def test_who_read_an_older_version_is_told_of_the_newer_one():
     assert refusal.detail == "This capture session has changed since you read it; it is at version 3 now."
 
 
+def _an_artifact_of(run: Run, **values: Any) -> Any:
+    values = {"name": "A", "uri": "s3://b/k", **values}
+    return Artifact.register(artifact_id=fresh(), run=run, at=NOW, by="ann", **values)
+
+
 REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("archived", lambda: an_experiment(status=ExperimentStatus.ARCHIVED).edit(at=WHEN, name="B")),
     ("archived", lambda: an_experiment(status=ExperimentStatus.ARCHIVED).check_accepts_runs()),
@@ -103,8 +110,14 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("not_draft", lambda: a_profile(status=ProfileStatus.RETIRED).edit(at=WHEN, notes="x")),
     ("not_draft", lambda: an_experiment(status=ExperimentStatus.RUNNING).remove(has_runs=False)),
     ("has_runs", lambda: an_experiment().remove(has_runs=True)),
-    ("not_draft", lambda: a_run(status=RunStatus.FINISHED).remove(has_sessions=False)),
-    ("has_capture_sessions", lambda: a_run().remove(has_sessions=True)),
+    ("not_draft", lambda: a_run(status=RunStatus.FINISHED).remove(has_sessions=False, has_artifacts=False)),
+    ("has_capture_sessions", lambda: a_run().remove(has_sessions=True, has_artifacts=False)),
+    ("has_artifacts", lambda: a_run().remove(has_sessions=False, has_artifacts=True)),
+    ("archived", lambda: _an_artifact_of(a_run(status=RunStatus.ARCHIVED))),
+    ("checksum_mismatch", lambda: an_artifact(checksum="sha256:aa").check_is(checksum="sha256:ab", size=None)),
+    ("checksum_mismatch", lambda: an_artifact(checksum="sha256:aa").check_is(checksum="md5:aa", size=None)),
+    ("checksum_mismatch", lambda: an_artifact(checksum="crc:aa").check_is(checksum="crc:AA", size=None)),
+    ("size_mismatch", lambda: an_artifact(size=0).check_is(checksum=None, size=1)),
     ("sensor_has_recorded", lambda: a_sensor().remove(active_sessions=(), has_recorded=True)),
     ("not_deletable", lambda: a_session(status=CaptureStatus.RUNNING).delete(at=WHEN)),
     ("not_deletable", lambda: a_session(status=CaptureStatus.SUCCEEDED).delete(at=WHEN)),
@@ -245,6 +258,13 @@ def test_a_project_keeps_an_owner():
 
 
 LONG = "x" * 201
+BAD_URIS = [
+    *("", "model.onnx", "/data/model.onnx", "//host/model", "s3:", "3s://bucket/key", "s 3://bucket/key", ":x"),
+    *("s3://bucket/a key", "s3://bucket/key\n", "s3://bucket/\u2028", "s3://bucket/\u00a0", "s3://\x7f", "s3://\x00"),
+    *("javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "vbscript:x", "\tjavascript:alert(1)"),
+    *("s3://\ud800", "s3://" + "x" * 1_996, "größe://x"),
+]
+BAD_CHECKSUMS = ["", " ", "sha256: aa", "sha256:", "SHA512:", "aa\n", "a\u2003b", "x" * 201, "\x01"]
 BAD: list[tuple[str, Callable[[], Any]]] = [
     ("name", lambda: a_project().edit(at=WHEN, name="")),
     ("name", lambda: an_experiment().edit(at=WHEN, name=" padded")),
@@ -272,6 +292,14 @@ BAD: list[tuple[str, Callable[[], Any]]] = [
     ("output_unit", lambda: a_profile().edit(at=WHEN, output_unit="a\nb")),
     ("valid_range", lambda: a_profile().edit(at=WHEN, valid_range={"min": 2, "max": 1})),
     ("parameters.b", lambda: a_profile().edit(at=WHEN, parameters={"a": 1})),
+    ("name", lambda: _an_artifact_of(a_run(), name=" ")),
+    *(("uri", lambda uri=uri: _an_artifact_of(a_run(), uri=uri)) for uri in BAD_URIS),
+    ("kind", lambda: _an_artifact_of(a_run(), kind="x" * 101)),
+    ("kind", lambda: _an_artifact_of(a_run(), kind="")),
+    *(("checksum", lambda text=text: _an_artifact_of(a_run(), checksum=text)) for text in BAD_CHECKSUMS),
+    ("size", lambda: _an_artifact_of(a_run(), size=-1)),
+    ("size", lambda: _an_artifact_of(a_run(), size=2**63)),
+    ("metadata.a", lambda: _an_artifact_of(a_run(), metadata={"a": float("inf")})),
     ("role", lambda: Member.create(project_id=fresh(), user_id="ann", role=Role.SENSOR, at=NOW)),
     ("user_id", lambda: Member.create(project_id=fresh(), user_id="", role=Role.OWNER, at=NOW)),
 ]
@@ -290,6 +318,41 @@ def test_json_is_bounded_in_depth():
     a_run().edit(at=WHEN, params={"a": deep[0]})
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s3://bucket/größe.h5", "https://host/x?y=1#z", "file:///data/x", "urn:isbn:0451450523", "git+ssh://host/x"),
+        *("hdfs://x", "dataset:x", "javascript-docs:x", "x:" + "y" * 1_998),
+    ],
+)
+def test_links_lead_anywhere(uri: str):
+    assert _an_artifact_of(a_run(), uri=uri).result.uri == uri
+
+
+@pytest.mark.parametrize("checksum", ["sha256:zz", "9f86d081", "blake3:aa", "md5", ":", 'ETag="x"', "x" * 200])
+def test_checksums_are_of_any_algorithm(checksum: str):
+    assert _an_artifact_of(a_run(), checksum=checksum, size=2**63 - 1).result.checksum == checksum
+
+
+def test_what_is_approved_is_what_was_registered():
+    artifact = an_artifact(checksum="sha256:aB", size=7)
+    artifact.check_is(checksum="SHA256:Ab", size=7)
+    artifact.check_is(checksum=None, size=None)
+    an_artifact().check_is(checksum="md5:aa", size=1)
+    assert same_checksum("aa", "aa")
+    assert not same_checksum("aa", "AA")
+
+
+def test_an_artifact_tells_of_its_run_and_why():
+    run = a_run()
+    (event,) = _an_artifact_of(run).events
+    assert event.data == {"run_id": str(run.id), "name": "A"}
+    artifact = an_artifact(run)
+    (event,) = artifact.move(ArtifactStatus.REJECTED, at=WHEN, reason="wrong file").events
+    told = {"run_id": str(run.id), "name": artifact.name, "from": "pending", "reason": "wrong file"}
+    assert (event.subject, event.data) == (f"artifact/{artifact.id}", told)
+
+
 CREATED: list[tuple[Callable[[], Any], str | None]] = [
     (lambda: Project.create(project_id=fresh(), at=NOW, by="ann", name="A"), None),
     (
@@ -301,6 +364,7 @@ CREATED: list[tuple[Callable[[], Any], str | None]] = [
         lambda: CaptureSession.create(session_id=fresh(), run=a_run(), ordinal=1, at=NOW, by="ann", notes="n"),
         "capture.created",
     ),
+    (lambda: _an_artifact_of(a_run()), "artifact.registered"),
     (
         lambda: Sensor.register(
             sensor_id=fresh(),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from entities import NOW, a_profile, a_run, a_sensor, a_session, an_experiment, fresh, later
+from entities import NOW, a_profile, a_run, a_sensor, a_session, an_artifact, an_experiment, fresh, later
+from experiment_domain.artifacts import ARTIFACT, ArtifactStatus
 from experiment_domain.captures import CAPTURE_SESSION, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE, ProfileStatus
 from experiment_domain.experiments import EXPERIMENT, ExperimentStatus
@@ -38,6 +39,11 @@ DOCUMENTED: dict[str, tuple[Lifecycle[Any], type[StrEnum], str]] = {
         "registered → active; active → inactive; inactive → active; registered, active, inactive → retired",
     ),
     "conversion_profile": (CONVERSION_PROFILE, ProfileStatus, "draft → published; published → retired"),
+    "artifact": (
+        ARTIFACT,
+        ArtifactStatus,
+        "pending → approved, rejected; approved → revoked; rejected → pending",
+    ),
 }
 
 RUNNING_EXPERIMENT = an_experiment(status=ExperimentStatus.RUNNING)
@@ -51,6 +57,7 @@ MAKE: Mapping[str, Callable[[Any], Any]] = {
     "capture_session": lambda status: a_session(RUNNING_RUN, status=status),
     "sensor": lambda status: a_sensor(status=status),
     "conversion_profile": lambda status: a_profile(status=status),
+    "artifact": lambda status: an_artifact(status=status),
 }
 
 # The command that leads to a status, and the event that tells of it.
@@ -84,6 +91,10 @@ COMMANDS: Mapping[tuple[str, str], tuple[Callable[[Any], Change[Any]], str | Non
     ("sensor", "retired"): (lambda it: it.retire(active_sessions=(), at=WHEN), "sensor.retired"),
     ("conversion_profile", "published"): (lambda it: it.publish(at=WHEN), "conversion_profile.published"),
     ("conversion_profile", "retired"): (lambda it: it.retire(at=WHEN), "conversion_profile.retired"),
+    ("artifact", "pending"): (lambda it: it.move(ArtifactStatus.PENDING, at=WHEN), "artifact.resubmitted"),
+    ("artifact", "approved"): (lambda it: it.move(ArtifactStatus.APPROVED, at=WHEN), "artifact.approved"),
+    ("artifact", "rejected"): (lambda it: it.move(ArtifactStatus.REJECTED, at=WHEN), "artifact.rejected"),
+    ("artifact", "revoked"): (lambda it: it.move(ArtifactStatus.REVOKED, at=WHEN), "artifact.revoked"),
 }
 
 

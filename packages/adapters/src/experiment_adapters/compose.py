@@ -8,8 +8,8 @@ from attrs import frozen
 
 from experiment_adapters.auth.jwt import JwtVerifier
 from experiment_adapters.auth.tokens import BearerTokens
-from experiment_adapters.postgres import PostgresUnitsOfWork
 from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_adapters.settings import Settings
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain import Services

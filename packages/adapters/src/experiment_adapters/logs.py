@@ -2,11 +2,12 @@
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
-import structlog
 from attrs import frozen
-from structlog.stdlib import ProcessorFormatter
-from structlog.typing import Processor
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
 
 @frozen(kw_only=True)
@@ -19,13 +20,16 @@ class LogSettings:
 
 def configure_logs(settings: LogSettings) -> None:
     """Send what this process logs from now on to standard error, as JSON or for people."""
+    import structlog  # noqa: PLC0415 - takes a while, and help needs the settings' names alone
+    from structlog.stdlib import ProcessorFormatter  # noqa: PLC0415
+
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    found: list[Processor] = [
+    found: "list[Processor]" = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendered: list[Processor] = (
+    rendered: "list[Processor]" = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.format == "json"
         else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]

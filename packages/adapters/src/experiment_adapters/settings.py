@@ -7,6 +7,7 @@ classes that lie beside what they configure and hold the defaults.
 import difflib
 import math
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -24,6 +25,8 @@ IGNORED = "EXPERIMENT_TEST_"
 """What begins like this is for the tests."""
 OTEL = "OTEL_"
 SHORTEST_SECRET_KEY = 32
+WEBHOOK_SECRET = "whsec_"  # noqa: S105 - what secrets of Standard Webhooks begin with, not one of them
+WEBHOOK_SECRET_BYTES = range(24, 65)
 
 
 class SettingsError(Exception):
@@ -57,6 +60,7 @@ class Settings:
     kafka_brokers: tuple[str, ...] = ()
     secret_key: bytes | None = field(default=None, repr=False)
     webhook_allow_private: bool = False
+    artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     otel: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
@@ -306,6 +310,23 @@ def _secret_key(text: str) -> bytes:
     return secret
 
 
+def _webhook_secrets(text: str) -> tuple[bytes, ...]:
+    secrets: list[bytes] = []
+    for part in text.split(","):
+        prefix, encoded = part.strip()[: len(WEBHOOK_SECRET)], part.strip()[len(WEBHOOK_SECRET) :]
+        try:
+            secret = b64decode(encoded, validate=True)
+        except ValueError:
+            secret = b""
+        if prefix != WEBHOOK_SECRET or len(secret) not in WEBHOOK_SECRET_BYTES:
+            raise ValueError(
+                f"must be {WEBHOOK_SECRET} and {WEBHOOK_SECRET_BYTES[0]} to {WEBHOOK_SECRET_BYTES[-1]} bytes in base64,"
+                f" several separated by commas; `echo {WEBHOOK_SECRET}$(openssl rand -base64 32)` makes one"
+            ) from None
+        secrets.append(secret)
+    return tuple(secrets)
+
+
 def _pairs(text: str) -> str:
     if not all(re.fullmatch(r"\s*[^\s=,]+\s*=[^,]*", pair) for pair in text.split(",") if pair.strip()):
         raise ValueError("must be name=value[,name=value]")
@@ -442,6 +463,14 @@ SETTINGS: tuple[Setting, ...] = (
         of=Settings,
         attribute="webhook_allow_private",
         parse=_truth,
+    ),
+    Setting(
+        name="ARTIFACT_WEBHOOK_SECRETS",
+        meaning="the secret that the Artifact Service signs its callbacks with, `whsec_<base64>` of 24 to 64 bytes; "
+        "several, separated by commas, are all accepted, for a change of secrets; without one, callbacks are refused",
+        of=Settings,
+        attribute="artifact_webhook_secrets",
+        parse=_webhook_secrets,
     ),
     Setting(
         name="TRUSTED_PROXIES",

@@ -69,6 +69,14 @@ class Pin:
     profile_id: UUID | None
     profile_version: int | None
 
+    def facts(self) -> dict[str, Any]:
+        """The pin as JSON values."""
+        return {
+            "sensor_id": str(self.sensor_id),
+            "profile_id": None if self.profile_id is None else str(self.profile_id),
+            "profile_version": self.profile_version,
+        }
+
 
 @frozen(kw_only=True)
 class CaptureSession(Entity):
@@ -114,12 +122,17 @@ class CaptureSession(Entity):
         """The part that a sensor takes in this session, None where it takes none."""
         return next((pin for pin in self.pins if pin.sensor_id == sensor_id), None)
 
+    @property
+    def subject(self) -> str:
+        """What events say they are about."""
+        return f"capture_session/{self.id}"
+
     def event(self, kind: str, at: datetime, **data: Any) -> Event:
         """An event of this session."""
         return Event(
             type=kind,
             project_id=self.project_id,
-            subject=f"capture_session/{self.id}",
+            subject=self.subject,
             at=at,
             data={"run_id": str(self.run_id), **data},
         )
@@ -146,7 +159,8 @@ class CaptureSession(Entity):
                 "A run has at most one running session.",
                 active_capture_sessions=[str(session_id) for session_id in running_sessions],
             )
-        return self._move(CaptureStatus.RUNNING, at, reason, {"started_at": at, "pins": tuple(pins)})
+        values = {"started_at": at, "pins": tuple(pins)}
+        return self._move(CaptureStatus.RUNNING, at, reason, values, pins=[pin.facts() for pin in pins])
 
     def stop(self, outcome: CaptureStatus, *, at: datetime, reason: str | None = None) -> Change["CaptureSession"]:
         """running → succeeded or failed."""
@@ -167,14 +181,15 @@ class CaptureSession(Entity):
 
     def restore(self, *, at: datetime) -> Change["CaptureSession"]:
         """Bring a deleted session back; one that is there stays as it is."""
-        return changed(self, at, {"deleted_at": None})
+        event = self.event("capture.restored", at, ordinal=self.ordinal)
+        return changed(self, at, {"deleted_at": None}, event)
 
     def _move(
-        self, target: CaptureStatus, at: datetime, reason: str | None, values: Mapping[str, Any]
+        self, target: CaptureStatus, at: datetime, reason: str | None, values: Mapping[str, Any], **more: Any
     ) -> Change["CaptureSession"]:
         if not CAPTURE_SESSION.moves(self.status, target):
             return unchanged(self)
-        data = {"from": self.status, "reason": reason, "ordinal": self.ordinal}
+        data = {"from": self.status, "reason": reason, "ordinal": self.ordinal, **more}
         return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
 
 
@@ -202,6 +217,10 @@ class CaptureSessionRepository(Protocol):
         """Keep a changed session, whose version is one above the kept one."""
 
     @abstractmethod
+    def save_all(self, changes: Sequence[Change[CaptureSession]]) -> None:
+        """Keep changed sessions, as `save` does."""
+
+    @abstractmethod
     def remove(self, session: CaptureSession) -> None:
         """Remove a draft."""
 
@@ -217,16 +236,16 @@ class CaptureSessionRepository(Protocol):
         """The sessions of a run, newest first."""
 
     @abstractmethod
-    async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
-        """All sessions of a run that are not deleted, by ordinal."""
+    async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
+        """All sessions of runs that are not deleted, by run and ordinal, and locked in that order."""
 
     @abstractmethod
     async def any_in(self, run_id: UUID) -> bool:
         """Whether a run has sessions, deleted ones included."""
 
     @abstractmethod
-    async def active_in(self, run_id: UUID) -> Sequence[UUID]:
-        """The active sessions of a run."""
+    async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
+        """The active sessions of runs, by run; a run without any is not named."""
 
     @abstractmethod
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:

@@ -1,7 +1,7 @@
 """Experiments: a question, with its runs."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -185,12 +185,20 @@ class ExperimentRepository(Protocol):
         """The experiment that a run belongs to, or None: locked before its run, so that locks nest one way."""
 
     @abstractmethod
+    async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Experiment]:
+        """The experiments that runs belong to, by id; locked in that order, and before their runs."""
+
+    @abstractmethod
     def add(self, experiment: Experiment) -> None:
         """Keep a new experiment."""
 
     @abstractmethod
     def save(self, experiment: Experiment) -> None:
         """Keep a changed experiment, whose version is one above the kept one."""
+
+    @abstractmethod
+    def save_all(self, changes: Sequence[Change[Experiment]]) -> None:
+        """Keep changed experiments, as `save` does."""
 
     @abstractmethod
     def remove(self, experiment: Experiment) -> None:

@@ -28,6 +28,7 @@ from experiment_domain.kernel.errors import Conflict, Invalid
 from experiment_domain.kernel.events import Event
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import (
+    JSON_INTEGER,
     checked_json,
     checked_name,
     checked_names,
@@ -161,12 +162,18 @@ class Run(Entity):
         over = {} if target is RunStatus.ARCHIVED else {"finished_at": at}
         return self._move(target, at, reason, over)
 
-    def remove(self, *, has_sessions: bool) -> Change["Run"]:
-        """Delete: only in draft and without capture sessions; otherwise it is archived."""
+    def retag(self, tagging: "Tagging", *, at: datetime) -> Change["Run"]:
+        """Add and remove tags, or set them. Archived runs refuse."""
+        return self.edit(at=at, tags=tagging.applied_to(self.tags))
+
+    def remove(self, *, has_sessions: bool, has_artifacts: bool) -> Change["Run"]:
+        """Delete: only in draft and without capture sessions and artifacts; otherwise it is archived."""
         if self.status is not RunStatus.DRAFT:
             raise Conflict("not_draft", f"Only a draft is deleted; this run is {self.status}: archive it.")
         if has_sessions:
             raise Conflict("has_capture_sessions", "This run has capture sessions: archive it instead.")
+        if has_artifacts:
+            raise Conflict("has_artifacts", "This run has artifacts: archive it instead.")
         return removed(self)
 
     def check_binds(self) -> None:
@@ -180,6 +187,44 @@ class Run(Entity):
             return unchanged(self)
         data = {"from": self.status, "reason": reason}
         return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+
+
+@frozen(kw_only=True)
+class Tagging:
+    """What is to become of the tags of several runs: some added and removed, or all of them set."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    set: tuple[str, ...] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        add_tags: Sequence[str] | None = None,
+        remove_tags: Sequence[str] | None = None,
+        set_tags: Sequence[str] | None = None,
+    ) -> "Tagging":
+        """What was asked for, checked: something, and nothing that contradicts itself."""
+        if add_tags is None and remove_tags is None and set_tags is None:
+            raise Invalid("One of add_tags, remove_tags and set_tags is needed.")
+        if set_tags is not None and (add_tags is not None or remove_tags is not None):
+            raise Invalid.at("set_tags", "must not stand beside add_tags or remove_tags")
+        tagging = cls(
+            add=checked_names("add_tags", add_tags or ()),
+            remove=checked_names("remove_tags", remove_tags or ()),
+            set=None if set_tags is None else checked_names("set_tags", set_tags),
+        )
+        for index, tag in enumerate(remove_tags or ()):
+            if tag in tagging.add:
+                raise Invalid.at(f"remove_tags[{index}]", "is in add_tags as well")
+        return tagging
+
+    def applied_to(self, tags: Sequence[str]) -> tuple[str, ...]:
+        """The tags that come of `tags`: what is there keeps its place, what is added comes after."""
+        if self.set is not None:
+            return self.set
+        return tuple(dict.fromkeys([*(tag for tag in tags if tag not in self.remove), *self.add]))
 
 
 @frozen(kw_only=True)
@@ -197,7 +242,8 @@ class RunFilter:
     """Which runs: every field narrows; several values of one field are alternatives.
 
     A run has all of `tags` and at least one of `any_tags`; `params` are pairs of a key and a text, which means
-    what `values_meant` says; `words` are all in the name or the notes; `git_shas` are prefixes.
+    what `values_meant` says; `git_shas` are prefixes. Each word of `words` is the beginning of a word of the name or
+    the notes, as `words_of` finds them; blank text asks for nothing, and text without a word finds nothing.
     """
 
     project_ids: Collection[UUID]
@@ -220,11 +266,17 @@ class RunFilter:
 def values_meant(text: str) -> list[Any]:
     """What a filter's text may mean: itself, and the JSON number or constant that it spells."""
     try:
-        value = json.loads(text, parse_constant=lambda _: [])
-    except ValueError:
+        value = json.loads(text, parse_constant=lambda _: [], parse_int=_number)
+    except (ValueError, RecursionError):
         return [text]
     scalar = value is None or (isinstance(value, (bool, int, float)) and math.isfinite(value))
     return [text, value] if scalar else [text]
+
+
+def _number(digits: str) -> int | float:
+    # As it would have been kept: an integer beyond 64 bits is a float.
+    number = int(digits)
+    return number if -JSON_INTEGER <= number < JSON_INTEGER else float(digits)
 
 
 class RunRepository(Protocol):
@@ -243,8 +295,16 @@ class RunRepository(Protocol):
         """Keep a changed run, whose version is one above the kept one."""
 
     @abstractmethod
+    async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
+        """The runs among `run_ids` that there are; locked in the order of their ids."""
+
+    @abstractmethod
+    def save_all(self, changes: Sequence[Change[Run]]) -> None:
+        """Keep changed runs, as `save` does."""
+
+    @abstractmethod
     def remove(self, run: Run) -> None:
-        """Remove a run without capture sessions, and its bindings."""
+        """Remove a run without capture sessions and artifacts, and its bindings."""
 
     @abstractmethod
     async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
@@ -31,8 +31,20 @@ TOKEN_PREFIX = "xps_"  # noqa: S105 - what tokens begin with, not one of them
 SIGNALS = 64
 UNIT_LENGTH = 50
 LONGEST_GRACE = 7 * 86_400.0
+MINUTE = timedelta(minutes=1)
 SIGN_OF_LIFE_EVERY = timedelta(seconds=5)
-"""How often a sensor's `last_seen_at` is renewed at most: it tells online (< 30 s) from delayed."""
+"""How often batches renew a sensor's `last_seen_at` at most; each heartbeat does."""
+ONLINE_FOR = timedelta(seconds=30)
+"""How long after its last sign of life a sensor is online."""
+DELAYED_FOR = timedelta(minutes=5)
+"""How long after its last sign of life a sensor is delayed at most; then it is offline."""
+SIGNS_KEPT_FOR = timedelta(days=7)
+LONGEST_BUCKET = int(SIGNS_KEPT_FOR.total_seconds())
+MOST_BUCKETS = 1_500
+USUAL_WINDOW = timedelta(hours=1)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""What a window's edges lie between, so that neither widening nor another time zone leads out of the calendar."""
 
 
 class SensorStatus(StrEnum):
@@ -53,6 +65,91 @@ SENSOR = Lifecycle(
         SensorStatus.INACTIVE: (SensorStatus.ACTIVE, SensorStatus.RETIRED),
     },
 )
+
+
+class Connection(StrEnum):
+    """What the last sign of life tells of a sensor, whatever its status."""
+
+    ONLINE = "online"
+    DELAYED = "delayed"
+    OFFLINE = "offline"
+
+
+def connection(last_seen_at: datetime | None, now: datetime) -> Connection:
+    """Online, delayed or offline: never seen is offline. Signs of other processes may lie a little in the future."""
+    if last_seen_at is None or now - last_seen_at >= DELAYED_FOR:
+        return Connection.OFFLINE
+    return Connection.DELAYED if now - last_seen_at >= ONLINE_FOR else Connection.ONLINE
+
+
+@frozen(kw_only=True)
+class StatusSummary:
+    """How many sensors are online, delayed and offline."""
+
+    online: int = 0
+    delayed: int = 0
+    offline: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.online + self.delayed + self.offline
+
+
+def minute_of(at: datetime) -> datetime:
+    """The beginning of the minute that a moment lies in, in UTC."""
+    return at.astimezone(UTC).replace(second=0, microsecond=0)
+
+
+@frozen(kw_only=True)
+class SignsOfLife:
+    """How many signs of life a sensor gave at `timestamp` or later, and before `end`."""
+
+    timestamp: datetime
+    end: datetime
+    count: int
+
+
+@frozen(kw_only=True)
+class SignsWindow:
+    """A stretch of whole minutes, cut into buckets from its start on, the last of which may be shorter."""
+
+    start: datetime
+    end: datetime
+    bucket: timedelta
+
+    @classmethod
+    def of(cls, *, start: datetime | None, end: datetime | None, bucket: int, now: datetime) -> "SignsWindow":
+        """The window, widened to whole minutes. What is not given makes it the last hour, this minute included.
+
+        `bucket` is in seconds. Raises `Invalid`.
+        """
+        if not 0 < bucket <= LONGEST_BUCKET or bucket % 60:
+            raise Invalid.at("bucket", f"must be a multiple of 60, and at most {LONGEST_BUCKET:,} seconds")
+        for name, edge in (("start", start), ("end", end)):
+            if edge is not None and not _FIRST <= edge <= _LAST:
+                raise Invalid.at(name, f"must lie between {_FIRST:%Y-%m-%d} and {_LAST:%Y-%m-%d}")
+        until = minute_of(now) + MINUTE if end is None else minute_of(end + MINUTE - _MICROSECOND)
+        since = until - USUAL_WINDOW if start is None else minute_of(start)
+        if (start or since) >= (end or until):
+            raise Invalid.at("start", "must be earlier than `end`")
+        window = cls(start=since, end=until, bucket=timedelta(seconds=bucket))
+        if window.buckets > MOST_BUCKETS:
+            raise Invalid.at("bucket", f"cuts this window into {window.buckets:,} buckets, of at most {MOST_BUCKETS:,}")
+        return window
+
+    @property
+    def buckets(self) -> int:
+        """How many there are."""
+        return -((self.start - self.end) // self.bucket)
+
+    def filled(self, counts: Mapping[int, int]) -> Sequence[SignsOfLife]:
+        """Every bucket, oldest first, given the counts of those that have any by their place."""
+        edges = [self.start + place * self.bucket for place in range(self.buckets)]
+        return [
+            SignsOfLife(timestamp=since, end=until, count=counts.get(place, 0))
+            for place, (since, until) in enumerate(zip(edges, [*edges[1:], self.end], strict=True))
+        ]
 
 
 def new_token() -> str:
@@ -199,7 +296,16 @@ class SensorFilter:
     project_ids: Collection[UUID]
     statuses: Collection[SensorStatus] = ()
     sensor_types: Collection[str] = ()
+    connections: Collection[Connection] = ()
+    as_of: datetime | None = None
+    """The moment of the question, by which connections are told; the use case sets it."""
     words: str | None = None
+
+    @property
+    def moment(self) -> datetime:
+        """`as_of`, where connections are asked for."""
+        assert self.as_of is not None  # noqa: S101 - the use case has set it
+        return self.as_of
 
 
 class SensorRepository(Protocol):
@@ -226,12 +332,27 @@ class SensorRepository(Protocol):
         """Remove a sensor, its bindings, its shares and its profiles."""
 
     @abstractmethod
-    def renew_sign_of_life(self, sensor_id: UUID, at: datetime) -> None:
-        """Set `last_seen_at`, without a new version: nothing that a person edits has changed."""
+    def renew_sign_of_life(self, sensor_id: UUID, at: datetime, *, unless_since: datetime | None = None) -> None:
+        """Set `last_seen_at` and count the sign in its minute; with `unless_since`, unless there was one after it.
+
+        Without a new version: nothing that a person edits has changed.
+        """
+
+    @abstractmethod
+    async def signs_of_life(self, sensor_id: UUID, window: SignsWindow) -> Sequence[SignsOfLife]:
+        """The counts of every bucket of a window, oldest first."""
+
+    @abstractmethod
+    async def forget_signs_of_life(self, before: datetime, *, most: int) -> int:
+        """Forget at most so many minutes of signs that began before a moment, and tell how many."""
 
     @abstractmethod
     async def page(self, which: SensorFilter, *, limit: int, after: Position | None) -> Page[Sensor]:
         """A part of the list, newest first."""
+
+    @abstractmethod
+    async def status_summary(self, project_ids: Collection[UUID], now: datetime) -> StatusSummary:
+        """Of the sensors that belong to one of the projects or are shared with one; retired ones do not count."""
 
     @abstractmethod
     async def projects_of(self, sensor_id: UUID) -> Sequence[UUID]:

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from experiment_domain.artifacts import ArtifactRepository
 from experiment_domain.audit import AuditLog
 from experiment_domain.captures import CaptureSessionRepository
 from experiment_domain.conversions.profiles import ConversionProfileRepository
@@ -12,7 +13,7 @@ from experiment_domain.experiments import ExperimentRepository
 from experiment_domain.idempotency import IdempotencyRecords
 from experiment_domain.kernel.access import Grants, Principal
 from experiment_domain.kernel.entity import StatusHistory
-from experiment_domain.kernel.events import EventSink
+from experiment_domain.kernel.events import EventLog
 from experiment_domain.projects import ProjectRepository
 from experiment_domain.runs import RunRepository
 from experiment_domain.sensors import SensorRepository
@@ -30,12 +31,13 @@ class UnitOfWork(Protocol):
     experiments: ExperimentRepository
     runs: RunRepository
     captures: CaptureSessionRepository
+    artifacts: ArtifactRepository
     sensors: SensorRepository
     conversion_profiles: ConversionProfileRepository
     telemetry: TelemetryStore
     history: StatusHistory
     audit: AuditLog
-    events: EventSink
+    events: EventLog
     idempotency: IdempotencyRecords
 
     @abstractmethod

@@ -85,6 +85,8 @@ class Form(Generic[T]):
     status: int = 200
     media_types: Sequence[str] = (JSON,)
     has_etag: bool = False
+    revalidates: bool = True
+    """Whether the same version is the same answer, so that who has it need not be sent it again."""
     has_location: bool = False
     text_example: str = ""
 
@@ -136,9 +138,11 @@ class One(Form[Any]):
         return self.view.example
 
 
-def one(view: type[View], *, of: Callable[[Any], View] | None = None, secret: bool = False) -> One:
+def one(
+    view: type[View], *, of: Callable[[Any], View] | None = None, secret: bool = False, revalidates: bool = True
+) -> One:
     """The form that shows one thing."""
-    return One(view=view, of=of, has_etag=issubclass(view, VersionedView), secret=secret)
+    return One(view=view, of=of, has_etag=issubclass(view, VersionedView), secret=secret, revalidates=revalidates)
 
 
 def created(view: type[View], *, of: Callable[[Any], View] | None = None, secret: bool = False) -> One:

@@ -22,6 +22,7 @@ def app(environ: Mapping[str, str] | None = None) -> Litestar:
         authenticator(settings),
         HttpSettings(
             secret_key=settings.need_secret_key(),
+            artifact_webhook_secrets=settings.artifact_webhook_secrets,
             trusted_proxies=settings.trusted_proxies,
         ),
         composition.database.checks,

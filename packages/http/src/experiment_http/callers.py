@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from experiment_domain.kernel.access import Authenticator, Principal, SensorToken, System, User
+from experiment_domain.kernel.access import Authenticator, Integration, Principal, SensorToken, System, User
 from experiment_domain.kernel.errors import Unauthenticated
 
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
@@ -27,5 +27,5 @@ def name_of(principal: Principal) -> str:
             return f"user:{principal.id}"
         case SensorToken():
             return f"sensor:{principal.token_hash.hex()}"
-        case System():
-            return "system"
+        case Integration() | System():
+            return principal.actor

@@ -15,19 +15,20 @@ from typing import Any, TypeVar
 from attrs import field, frozen
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, Method
+from litestar.types import ASGIApp, Method, Receive
 from msgspec import Struct
 
-from experiment_domain.kernel.access import Authenticator, Caller, Permission
+from experiment_domain.kernel.access import Authenticator, Caller, Permission, Principal
 from experiment_domain.kernel.errors import NotFound
 from experiment_domain.usecases import Services
-from experiment_http import bodies, etags, idempotency, queries
+from experiment_http import bodies, etags, idempotency, paths, queries
 from experiment_http.answers import Answer, Form
 from experiment_http.bodies import BodyKind, Buffer
 from experiment_http.callers import principal_of
 from experiment_http.negotiation import check_acceptable
 from experiment_http.pagination import Cursors, PageQuery, digest_of, position
 from experiment_http.settings import HttpSettings
+from experiment_http.signatures import Signatory, SignedEvent
 
 API = "/api/v1"
 PARAMETERS = ("work", "call", "body", "query", "after", "if_version")
@@ -96,6 +97,7 @@ class Operation:
     form: Form[Any]
     handler: Handler
     body: BodyKind | None = None
+    signed_by: Signatory | None = None
     query: type[Struct] | None = None
     refuses: Sequence[int] = ()
     wants: frozenset[str] = field(factory=frozenset[str])
@@ -131,28 +133,33 @@ class Operation:
         """Who is calling, what do they want, and what comes of it."""
         scope: Any = request.scope
         headers = headers_of(scope)
+        key = headers.get(b"idempotency-key") if self.method == "POST" else None
+        content: Buffer = b""
+        if self.signed_by is None:
+            principal = await principal_of(headers, api.authenticator)
+        else:
+            principal, key, content = await self._read_signed(api, self.signed_by, request.receive, headers)
         caller = Caller(
-            principal=await principal_of(headers, api.authenticator),
+            principal=principal,
             request_id=scope["state"].get("request_id"),
             address=scope["state"].get("client_address"),
         )
         check_acceptable(headers.get(b"accept"), self.form.media_types)
-        key = headers.get(b"idempotency-key") if self.method == "POST" else None
         idempotency.check(key)
         given: dict[str, Any] = _checked_path(scope["path_params"])
         if "if_version" in self.wants:
             given["if_version"] = etags.if_match(headers.get(b"if-match"))
         call = self._read_query(api, scope, headers, caller, given)
-        content: Buffer = b""
         if self.body is not None:
-            content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
+            if self.signed_by is None:
+                content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
             given["body"] = self.body.decode(content) if content else None
         if "call" in self.wants:
             return await self.handler(call, **given)
         if not self.is_command:
             async with api.services.read(caller) as work:
                 answer = self.form.answer(await self.handler(work, **given), call.cursor)
-            return _unless_unchanged(answer, headers.get(b"if-none-match"))
+            return _unless_unchanged(answer, headers.get(b"if-none-match")) if self.form.revalidates else answer
         target = scope["raw_path"] + b"?" + scope["query_string"]
         attempt = idempotency.attempt(key, caller.principal, self.method, target, content)
         async with api.services.begin(caller) as work:
@@ -161,6 +168,17 @@ class Operation:
             if attempt is not None and earlier is None:
                 api.answers.keep(work, attempt, answer)
         return answer
+
+    async def _read_signed(
+        self, api: Api, signatory: Signatory, receive: Receive, headers: Mapping[bytes, bytes]
+    ) -> tuple[Principal, bytes, Buffer]:
+        """Who is calling, the id of the event, and the body: read before its signature can tell who sent it."""
+        assert self.body is not None  # noqa: S101 - refused where the operation is declared
+        secrets = signatory.secrets(api.settings)
+        event = SignedEvent.of(headers, api.services.clock.now())
+        content = await bodies.read(receive, headers, self.body, api.settings.body_timeout)
+        event.check(content, secrets)
+        return signatory.principal, event.id, content
 
     def _read_query(
         self, api: Api, scope: Any, headers: Mapping[bytes, bytes], caller: Caller, given: dict[str, Any]
@@ -186,11 +204,12 @@ def headers_of(scope: Any) -> dict[bytes, bytes]:
 
 
 def _checked_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    for value in parameters.values():
+    given = {name: paths.given(value) if isinstance(value, str) else value for name, value in parameters.items()}
+    for value in given.values():
         # What no id can be finds nothing, and is not to reach a database; U+FFFD stands for what was no UTF-8.
         if isinstance(value, str) and (not value.isprintable() or "\ufffd" in value):
             raise NotFound("thing")
-    return dict(parameters)
+    return given
 
 
 def _unless_unchanged(answer: Answer, if_none_match: bytes | None) -> Answer:
@@ -236,6 +255,7 @@ class Operations:
         form: Form[Any],
         *,
         body: BodyKind | None = None,
+        signed_by: Signatory | None = None,
         refuses: Sequence[int] = (),
     ) -> Callable[[H], H]:
         if not isinstance(getattr(use_case, "permission", None), Permission):
@@ -257,6 +277,7 @@ class Operations:
                 form=form,
                 handler=handler,
                 body=body or _body_of(hints.get("body")),
+                signed_by=signed_by,
                 query=hints.get("query"),
                 refuses=refuses,
                 wants=wants,
@@ -264,6 +285,8 @@ class Operations:
             named = {name for name, _ in operation.path_parameters()}
             if wants - set(PARAMETERS) != named:
                 raise TypeError(f"{method} {path} and its handler {operation.name} do not name the same parameters")
+            if signed_by is not None and (operation.body is None or operation.body.packed or method != "POST"):
+                raise TypeError(f"{method} {path} is to be signed, but has no body that is read as it was sent")
             self.declared.append(operation)
             return handler
 

@@ -60,12 +60,6 @@ class Cursors:
         return hmac.digest(self._key, query + content, "sha256")[:SEAL]
 
 
-def written(position: Position) -> list[Any]:
-    """A position of the domain as it goes into a cursor."""
-    value, entity_id = position
-    return [value, entity_id.bytes]
-
-
 def position(place: Any) -> Position:
     """A position of the domain as it comes out of a cursor."""
     value, entity_id = place

@@ -64,6 +64,10 @@ class NotAcceptable(Refusal):
         super().__init__("not_acceptable", detail)
 
 
+class Unsigned(Unauthenticated):
+    """The request carries no signature that is valid, where that tells who is calling."""
+
+
 # The first kind that fits decides: the more special ones stand before the others.
 STATUSES: tuple[tuple[type[Refusal], HTTPStatus], ...] = (
     (Malformed, HTTPStatus.BAD_REQUEST),
@@ -121,7 +125,7 @@ def on_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[by
         members["errors"] = refusal.errors
     headers: dict[str, str] = {}
     if status is HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = _challenge(request)
+        headers["WWW-Authenticate"] = _challenge(request, refusal)
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
         log.warning("unavailable", path=request.scope["path"], **cause_of(refusal))
@@ -150,6 +154,8 @@ def on_exception(request: Request[Any, Any, Any], exception: Exception) -> Respo
     return answer(status, document(status, CODES[status], detail, request.scope["path"]))
 
 
-def _challenge(request: Request[Any, Any, Any]) -> str:
+def _challenge(request: Request[Any, Any, Any], refusal: Refusal) -> str:
+    if isinstance(refusal, Unsigned):
+        return 'Webhook-Signature realm="experiment-service"'
     sent = any(name == b"authorization" for name, _ in request.scope["headers"])
     return 'Bearer realm="experiment-service"' + (', error="invalid_token"' if sent else "")

@@ -11,10 +11,12 @@ SHORTEST_SECRET = 32
 class HttpSettings:
     """How the API behaves. `secret_key` signs cursors and seals kept answers: all processes need the same one.
 
+    With one of the `artifact_webhook_secrets` the Artifact Service signs its callbacks; without any, all are refused.
     An address in `X-Forwarded-For` is believed only from one of the `trusted_proxies`. Durations are in seconds.
     """
 
     secret_key: bytes = field(repr=False)
+    artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     documents: bool = True
     body_timeout: float = 30.0

@@ -1,7 +1,8 @@
-"""Around every request: its id and client address, the access log, the metrics, and HEAD."""
+"""Around every request: its id, path and client address, the access log, the metrics, and HEAD."""
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -10,6 +11,8 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from experiment_domain.kernel.ids import Ids
+from experiment_http import paths
+from experiment_http.operations import headers_of
 from experiment_http.request_ids import client_address, request_id
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -42,6 +45,10 @@ class RequestMetrics:
         self._seconds.labels(method, route).observe(seconds)
 
 
+class HeadAnswered(BaseException):
+    """Ends the making of an answer whose content nobody reads. Not an `Exception`: nothing has failed."""
+
+
 class Traffic:
     """An ASGI application around another one, which sees every request and every answer."""
 
@@ -64,7 +71,7 @@ class Traffic:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
+        path, method, headers = scope["path"], scope["method"], headers_of(scope)
         identity = request_id(headers.get(b"x-request-id"), self._ids)
         client = scope.get("client")
         state = scope.setdefault("state", {})
@@ -84,16 +91,19 @@ class Traffic:
                     (b"x-content-type-options", b"nosniff"),
                 ]
             elif method == "HEAD" and message["type"] == "http.response.body":
-                message["body"] = b""
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise HeadAnswered
             await send(message)
 
         if method == "HEAD":
             # What GET would answer, without the content.
             scope["method"] = "GET"
+        scope["path"] = paths.routed(scope["raw_path"])
         # Whatever is logged on the way carries the id, also by those who know nothing of requests.
         with structlog.contextvars.bound_contextvars(request_id=identity):
             try:
-                await self._app(scope, receive, sending)
+                with suppress(HeadAnswered):
+                    await self._app(scope, receive, sending)
             finally:
                 seconds = time.perf_counter() - begun
                 route = scope.get("path_template") or UNMATCHED

@@ -45,7 +45,7 @@ def run(settings: Settings) -> None:
     worker.start()
     try:
         log.info("worker started", redis=settings.redis_url is not None)
-        Schedule({actors.forget_first_answers.send: HOUR}).run(stop)
+        Schedule({actors.forget_first_answers.send: HOUR, actors.forget_signs_of_life.send: HOUR}).run(stop)
     finally:
         # Not `join` before it: that waits for retries as well, which are due some time and perhaps never.
         worker.stop(timeout=FINISHING)

@@ -168,8 +168,8 @@ def subject_problem(subject: object) -> str | None:
     if subject != subject.strip() or any(unicodedata.category(char) in _UNSEEN for char in subject):
         return "must have no control or invisible characters and no blanks around it"
     plain = unicodedata.normalize("NFKC", subject).casefold()
-    if plain in {"system", "sensor"} or plain.startswith("sensor:"):
-        return "is a name that the service keeps for itself and for sensors"
+    if plain in {"system", "sensor", "integration"} or plain.startswith(("sensor:", "integration:")):
+        return "is a name that the service keeps for itself, for sensors and for other services"
     return None
 
 

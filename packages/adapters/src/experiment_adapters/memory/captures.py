@@ -2,14 +2,14 @@
 
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from experiment_adapters.memory.paging import one_of, page_of
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import ProfileStatus
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import SensorStatus
 
@@ -35,6 +35,10 @@ class MemoryCaptures(CaptureSessionRepository):
         self._transaction.save(self._store.captures, session, "capture session")
         self._check_siblings(session)
 
+    def save_all(self, changes: Sequence[Change[CaptureSession]]) -> None:
+        for change in changes:
+            self.save(change.result)
+
     def remove(self, session: CaptureSession) -> None:
         intakes = (key for key in self._store.intakes if key[1] == session.id)
         self._transaction.refers_not([*session.pins, *intakes], "capture session")
@@ -52,17 +56,22 @@ class MemoryCaptures(CaptureSessionRepository):
         found = [session for session in self._shown(run_id) if one_of(session.status, statuses)]
         return page_of(found, "-ordinal", limit, after)
 
-    async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
+    async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
         self._transaction.settle()
-        return sorted(self._shown(run_id), key=lambda session: session.ordinal)
+        found = [session for run_id in run_ids for session in self._shown(run_id)]
+        return sorted(found, key=lambda session: (session.run_id, session.ordinal))
 
     async def any_in(self, run_id: UUID) -> bool:
         self._transaction.settle()
         return any(session.run_id == run_id for session in self._store.captures.values())
 
-    async def active_in(self, run_id: UUID) -> Sequence[UUID]:
+    async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         self._transaction.settle()
-        return sorted(session.id for session in self._shown(run_id) if session.is_active)
+        active: dict[UUID, list[UUID]] = {}
+        for session in sorted(self._store.captures.values(), key=lambda session: session.id):
+            if session.run_id in run_ids and session.deleted_at is None and session.is_active:
+                active.setdefault(session.run_id, []).append(session.id)
+        return active
 
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:
         self._transaction.settle()

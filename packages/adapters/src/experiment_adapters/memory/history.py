@@ -14,8 +14,9 @@ class MemoryStatusHistory(StatusHistory):
         self._store = store
         self._transaction = transaction
 
-    def record(self, change: StatusChange) -> None:
-        self._transaction.append(self._store.history, change)
+    def record(self, *changes: StatusChange) -> None:
+        for change in changes:
+            self._transaction.append(self._store.history, change)
 
     async def of(self, entity_type: str, entity_id: UUID) -> Sequence[StatusChange]:
         self._transaction.settle()

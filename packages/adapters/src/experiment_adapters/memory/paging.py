@@ -1,10 +1,11 @@
 """Filters and pages as the database makes them: sorted, absent values last, ties broken by id."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
 from experiment_domain.kernel.entity import Entity, Page, Position
+from experiment_domain.kernel.values import words_of
 
 E = TypeVar("E", bound=Entity)
 
@@ -50,8 +51,9 @@ def within(moment: datetime | None, start: datetime | None, end: datetime | None
     return moment is not None and (start is None or moment >= start) and (end is None or moment < end)
 
 
-def has_words(words: str | None, *texts: str | None) -> bool:
-    """Whether every word is contained in one of the texts, be it in capitals or not."""
-    lowered: list[str] = [text.lower() for text in texts if text is not None]
-    contains: Callable[[str], bool] = lambda word: any(word in text for text in lowered)  # noqa: E731
-    return all(map(contains, (words or "").lower().split()))
+def has_words(text: str | None, *texts: str | None) -> bool:
+    """Whether each word of the text is the beginning of a word of the texts; blank text asks for nothing."""
+    if not (text or "").strip():
+        return True
+    words, there = words_of(text), words_of(*texts)
+    return bool(words) and all(any(other.startswith(word) for other in there) for word in words)

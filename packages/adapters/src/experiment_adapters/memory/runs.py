@@ -8,7 +8,7 @@ from uuid import UUID
 
 from experiment_adapters.memory.paging import any_of, has_words, one_of, page_of, within
 from experiment_adapters.memory.store import Store, Transaction
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 
@@ -30,9 +30,18 @@ class MemoryRuns(RunRepository):
     def save(self, run: Run) -> None:
         self._transaction.save(self._store.runs, run, "run")
 
+    async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
+        self._transaction.settle()
+        return {run_id: self._store.runs[run_id] for run_id in sorted(run_ids) if run_id in self._store.runs}
+
+    def save_all(self, changes: Sequence[Change[Run]]) -> None:
+        for change in changes:
+            self.save(change.result)
+
     def remove(self, run: Run) -> None:
         sessions = (session for session in self._store.captures.values() if session.run_id == run.id)
-        self._transaction.refers_not(sessions, "run")
+        artifacts = (artifact for artifact in self._store.artifacts.values() if artifact.run_id == run.id)
+        self._transaction.refers_not([*sessions, *artifacts], "run")
         self._transaction.remove(self._store.runs, run, "run")
         for key in [key for key in self._store.run_sensors if key[0] == run.id]:
             self._transaction.drop(self._store.run_sensors, key)

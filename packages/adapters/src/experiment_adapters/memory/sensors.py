@@ -2,7 +2,8 @@
 
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -12,7 +13,17 @@ from experiment_adapters.memory.paging import has_words, newest_first, one_of
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
-from experiment_domain.sensors import Sensor, SensorFilter, SensorRepository
+from experiment_domain.sensors import (
+    Sensor,
+    SensorFilter,
+    SensorRepository,
+    SensorStatus,
+    SignsOfLife,
+    SignsWindow,
+    StatusSummary,
+    connection,
+    minute_of,
+)
 
 
 class MemorySensors(SensorRepository):
@@ -54,15 +65,36 @@ class MemorySensors(SensorRepository):
             self._transaction.drop(self._store.run_sensors, binding)
         for share in [key for key in self._store.shares if key[0] == sensor.id]:
             self._transaction.drop(self._store.shares, share)
+        for signs in [key for key in self._store.signs_of_life if key[0] == sensor.id]:
+            self._transaction.drop(self._store.signs_of_life, signs)
         for profile in [profile for profile in self._store.profiles.values() if profile.sensor_id == sensor.id]:
             self._transaction.drop(self._store.profiles, profile.id)
 
-    def renew_sign_of_life(self, sensor_id: UUID, at: datetime) -> None:
+    def renew_sign_of_life(self, sensor_id: UUID, at: datetime, *, unless_since: datetime | None = None) -> None:
         sensor = self._store.sensors.get(sensor_id)
-        if sensor is not None:
-            self._transaction.put(
-                self._store.sensors, sensor_id, evolve(sensor, last_seen_at=max(at, sensor.last_seen_at or at))
-            )
+        if sensor is None:
+            return
+        before, minute = sensor.last_seen_at, (sensor_id, minute_of(at))
+        if before is not None and unless_since is not None and before > unless_since:
+            return
+        self._transaction.put(self._store.sensors, sensor_id, evolve(sensor, last_seen_at=max(at, before or at)))
+        signs = self._store.signs_of_life
+        self._transaction.put(signs, minute, signs.get(minute, 0) + 1)
+
+    async def signs_of_life(self, sensor_id: UUID, window: SignsWindow) -> Sequence[SignsOfLife]:
+        self._transaction.settle()
+        counts = Counter[int]()
+        for (seen, minute), count in self._store.signs_of_life.items():
+            if seen == sensor_id and window.start <= minute < window.end:
+                counts[(minute - window.start) // window.bucket] += count
+        return window.filled(counts)
+
+    async def forget_signs_of_life(self, before: datetime, *, most: int) -> int:
+        self._transaction.settle()
+        old = [key for key in self._store.signs_of_life if key[1] < before][:most]
+        for key in old:
+            self._transaction.drop(self._store.signs_of_life, key)
+        return len(old)
 
     async def page(self, which: SensorFilter, *, limit: int, after: Position | None) -> Page[Sensor]:
         self._transaction.settle()
@@ -72,9 +104,19 @@ class MemorySensors(SensorRepository):
             if not set(which.project_ids).isdisjoint(self._projects_of(sensor))
             and one_of(sensor.status, which.statuses)
             and one_of(sensor.sensor_type, which.sensor_types)
+            and (not which.connections or connection(sensor.last_seen_at, which.moment) in which.connections)
             and has_words(which.words, sensor.name)
         ]
         return newest_first(found, limit, after)
+
+    async def status_summary(self, project_ids: Collection[UUID], now: datetime) -> StatusSummary:
+        self._transaction.settle()
+        counts = Counter(
+            str(connection(sensor.last_seen_at, now))
+            for sensor in self._store.sensors.values()
+            if sensor.status is not SensorStatus.RETIRED and not set(project_ids).isdisjoint(self._projects_of(sensor))
+        )
+        return StatusSummary(**counts)
 
     async def projects_of(self, sensor_id: UUID) -> Sequence[UUID]:
         self._transaction.settle()

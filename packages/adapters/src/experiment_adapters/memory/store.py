@@ -8,14 +8,15 @@ from uuid import UUID
 from attrs import field, frozen
 
 from experiment_adapters.memory.series import SeriesKey, StoredSeries
-from experiment_domain.audit import AuditRecord
+from experiment_domain.artifacts import Artifact
+from experiment_domain.audit import AuditRecord, ChainHead
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.experiments import Experiment
 from experiment_domain.idempotency import IdempotencyKey, RememberedAnswer
 from experiment_domain.kernel.entity import Entity, StatusChange
 from experiment_domain.kernel.errors import Conflict, Refusal, VersionMismatch
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.projects import Member, Project
 from experiment_domain.runs import Run, RunSensor
 from experiment_domain.sensors import Sensor
@@ -26,12 +27,13 @@ V = TypeVar("V")
 E = TypeVar("E", bound=Entity)
 
 
-@frozen
-class RecordedEvent:
-    """An event and the id that it keeps however often it is delivered."""
+@frozen(kw_only=True)
+class LinkedRecord:
+    """An audit record, its place in its project's chain, and the hash over it and the one before."""
 
-    id: UUID
-    event: Event
+    record: AuditRecord
+    sequence: int
+    hash: bytes
 
 
 @frozen
@@ -44,13 +46,16 @@ class Store:
     runs: dict[UUID, Run] = field(factory=dict, init=False)
     run_sensors: dict[tuple[UUID, UUID], RunSensor] = field(factory=dict, init=False)
     captures: dict[UUID, CaptureSession] = field(factory=dict, init=False)
+    artifacts: dict[UUID, Artifact] = field(factory=dict, init=False)
     sensors: dict[UUID, Sensor] = field(factory=dict, init=False)
     shares: dict[tuple[UUID, UUID], datetime] = field(factory=dict, init=False)  # (sensor, project) → since when
+    signs_of_life: dict[tuple[UUID, datetime], int] = field(factory=dict, init=False)  # (sensor, minute) → how many
     profiles: dict[UUID, ConversionProfile] = field(factory=dict, init=False)
     intakes: dict[tuple[UUID, UUID, str], Intake] = field(factory=dict, init=False)  # (sensor, session, key) →
     series: dict[SeriesKey, StoredSeries] = field(factory=dict, init=False)
     history: list[StatusChange] = field(factory=list, init=False)
-    audit: list[AuditRecord] = field(factory=list, init=False)
+    audit: list[LinkedRecord] = field(factory=list, init=False)
+    audit_heads: dict[UUID, ChainHead] = field(factory=dict, init=False)
     events: list[RecordedEvent] = field(factory=list, init=False)
     answers: dict[IdempotencyKey, RememberedAnswer] = field(factory=dict, init=False)
 

@@ -122,44 +122,35 @@ class MemoryTelemetry(TelemetryStore):
             more=len(rows) > query.limit,
         )
 
-    async def metrics(
-        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
-    ) -> Sequence[Metrics]:
+    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
         self._transaction.settle()
         found: list[Metrics] = []
-        for (sensor_id, signal, profile_id), group in sorted(
-            (await self._groups(run_id, layer, unconverted=unconverted)).items(), key=_place
-        ):
+        for (sensor_id, signal, profile_id), group in sorted((await self._groups(run_id, layer)).items(), key=_place):
             if signals and signal not in signals:
                 continue
+            read = Layer.RAW if profile_id is None else Layer.PHYSICAL
             values = sorted(
-                (stamp, ordinal, value)
-                for ordinal, series in group
-                for stamp, value in series.values(layer, profile_id)
+                (stamp, ordinal, value) for ordinal, series in group for stamp, value in series.values(read, profile_id)
             )
             found.append(
                 Metrics(
                     sensor_id=sensor_id,
                     signal=signal,
-                    layer=layer,
+                    layer=read,
                     profile_id=profile_id,
                     late=sum(series.late for _, series in group),
-                    out_of_range=0 if layer is Layer.RAW else sum(series.out_of_range for _, series in group),
+                    out_of_range=0 if read is Layer.RAW else sum(series.out_of_range for _, series in group),
                     statistics=Statistics.of(value for _, _, value in values),
                 )
             )
         return found
 
-    async def _groups(
-        self, run_id: UUID, layer: Layer, *, unconverted: bool
-    ) -> dict[_Group, list[tuple[int, StoredSeries]]]:
+    async def _groups(self, run_id: UUID, layer: Layer | None) -> dict[_Group, list[tuple[int, StoredSeries]]]:
         """The series that are counted together, each with the number of its session."""
         groups: dict[_Group, list[tuple[int, StoredSeries]]] = {}
-        for session in await self._captures.of_run(run_id):
+        for session in await self._captures.of_runs([run_id]):
             for (session_id, sensor_id, signal), series in self._store.series.items():
-                if unconverted and series.profile_id is not None:
-                    continue
-                if session_id == session.id and (layer is Layer.RAW or series.profile_id is not None):
+                if session_id == session.id and (layer is not Layer.PHYSICAL or series.profile_id is not None):
                     profile_id = None if layer is Layer.RAW else series.profile_id
                     groups.setdefault((sensor_id, signal, profile_id), []).append((session.ordinal, series))
         return groups
@@ -203,6 +194,6 @@ class MemoryTelemetry(TelemetryStore):
         return max(found, key=lambda receipt: receipt.received_at, default=None)
 
 
-def _place(item: tuple[_Group, object]) -> tuple[UUID, str, str]:
+def _place(item: tuple[_Group, object]) -> tuple[UUID, str, bool, str]:
     (sensor_id, signal, profile_id), _ = item
-    return sensor_id, signal, str(profile_id or "")
+    return sensor_id, signal, profile_id is None, str(profile_id or "")

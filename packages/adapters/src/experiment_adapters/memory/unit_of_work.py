@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
+from experiment_adapters.memory.artifacts import MemoryArtifacts
 from experiment_adapters.memory.audit import MemoryAuditLog
 from experiment_adapters.memory.captures import MemoryCaptures
 from experiment_adapters.memory.conversions import MemoryConversionProfiles
@@ -15,11 +16,12 @@ from experiment_adapters.memory.idempotency import MemoryIdempotency
 from experiment_adapters.memory.projects import MemoryProjects
 from experiment_adapters.memory.runs import MemoryRuns
 from experiment_adapters.memory.sensors import MemorySensors
-from experiment_adapters.memory.store import RecordedEvent, Store, Transaction
+from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
-from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, System
+from experiment_domain.kernel.access import Grants, Integration, Principal, Role, SensorToken, System
 from experiment_domain.kernel.errors import Unauthenticated
+from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 
 
@@ -36,6 +38,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.experiments = MemoryExperiments(store, transaction)
         self.runs = MemoryRuns(store, transaction)
         self.captures = captures
+        self.artifacts = MemoryArtifacts(store, transaction)
         self.sensors = sensors
         self.conversion_profiles = MemoryConversionProfiles(store, transaction)
         self.telemetry = MemoryTelemetry(store, transaction, sensors, captures)
@@ -47,8 +50,8 @@ class MemoryUnitOfWork(UnitOfWork):
     async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()
         principal = self._principal
-        if isinstance(principal, System):
-            return Grants(actor=principal.actor, everywhere=True)
+        if isinstance(principal, System | Integration):
+            return Grants(actor=principal.actor, everywhere=principal.role)
         if isinstance(principal, SensorToken):
             sensor = await self.sensors.by_token(principal.token_hash, at)
             if sensor is None:

@@ -1,5 +1,4 @@
-"""PostgreSQL: every port of the domain, on psycopg 3 in pipeline mode."""
+"""PostgreSQL: every port of the domain, on psycopg 3 in pipeline mode.
 
-from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
-
-__all__ = ["PostgresUnitsOfWork"]
+Nothing is imported here: the settings of the database are read where neither psycopg nor numpy is needed.
+"""

@@ -1,13 +1,13 @@
 """Capture sessions and their pins in PostgreSQL."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import Order, Table, enum, page
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 
 _PINS = """, ARRAY(
     SELECT ROW(sensor_id, profile_id, profile_version) FROM capture_session_pins
@@ -32,6 +32,10 @@ class _CaptureSessions(Table[CaptureSession]):
 CAPTURE_SESSIONS = _CaptureSessions(
     CaptureSession, "capture_sessions", {"status": enum(CaptureStatus)}, without=["pins"]
 )
+
+
+LOCK_KEY = "('x' || right(replace(id::text, '-', ''), 16))::bit(64)::bigint"
+"""`lock_key` of a session's `id`, as SQL."""
 
 
 def lock_key(session_id: UUID) -> int:
@@ -62,6 +66,12 @@ class PostgresCaptures(CaptureSessionRepository):
         CAPTURE_SESSIONS.save(self._statements, session)
         self._pin(session)
 
+    def save_all(self, changes: Sequence[Change[CaptureSession]]) -> None:
+        CAPTURE_SESSIONS.save_all(self._statements, changes)
+        for change in changes:
+            if change.before is None or change.before.pins != change.result.pins:
+                self._pin(change.result)
+
     def remove(self, session: CaptureSession) -> None:
         CAPTURE_SESSIONS.remove(self._statements, session.id)
 
@@ -86,27 +96,29 @@ class PostgresCaptures(CaptureSessionRepository):
             after=after,
         )
 
-    async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
-        where = "run_id = %s AND deleted_at IS NULL"
+    async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Sequence[CaptureSession]:
+        where = "run_id = ANY(%s) AND deleted_at IS NULL ORDER BY run_id, ordinal"
         if lock is Lock.UPDATE:
-            found = await self._statements.ask(
-                f"SELECT id FROM capture_sessions WHERE {where} ORDER BY ordinal", [run_id]
-            ).rows()
-            for (session_id,) in found:
-                self._statements.write("SELECT pg_advisory_xact_lock(%s)", [lock_key(session_id)])
-        query = CAPTURE_SESSIONS.select(f"{where} ORDER BY ordinal", lock)
-        return [CAPTURE_SESSIONS.entity(row) for row in await self._statements.ask(query, [run_id]).rows()]
+            self._statements.write(
+                f"SELECT pg_advisory_xact_lock({LOCK_KEY})"
+                f" FROM (SELECT id FROM capture_sessions WHERE {where}) AS found",
+                [list(run_ids)],
+            )
+        query = CAPTURE_SESSIONS.select(where, lock)
+        return [CAPTURE_SESSIONS.entity(row) for row in await self._statements.ask(query, [list(run_ids)]).rows()]
 
     async def any_in(self, run_id: UUID) -> bool:
         return await self._statements.ask(
             "SELECT EXISTS (SELECT FROM capture_sessions WHERE run_id = %s)", [run_id]
         ).value()
 
-    async def active_in(self, run_id: UUID) -> Sequence[UUID]:
+    async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         answer = self._statements.ask(
-            "SELECT id FROM capture_sessions WHERE run_id = %s AND status = 'running'", [run_id]
+            "SELECT run_id, array_agg(id ORDER BY id) FROM capture_sessions"
+            " WHERE run_id = ANY(%s) AND status = 'running' GROUP BY run_id",
+            [list(run_ids)],
         )
-        return [session_id for (session_id,) in await answer.rows()]
+        return dict(await answer.rows())
 
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:
         answer = self._statements.ask(

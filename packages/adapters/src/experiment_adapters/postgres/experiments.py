@@ -1,14 +1,20 @@
 """Experiments in PostgreSQL."""
 
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
-from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.filters import Conditions, lexemes
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentRepository, ExperimentStatus
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 
-EXPERIMENTS = Table(Experiment, "experiments", {"tags": NAMES, "metadata": JSON, "status": enum(ExperimentStatus)})
+EXPERIMENTS = Table(
+    Experiment,
+    "experiments",
+    {"tags": NAMES, "metadata": JSON, "status": enum(ExperimentStatus)},
+    written={"words": lambda experiment: lexemes(experiment.name, experiment.description)},
+)
 
 
 class PostgresExperiments(ExperimentRepository):
@@ -30,6 +36,14 @@ class PostgresExperiments(ExperimentRepository):
     def save(self, experiment: Experiment) -> None:
         EXPERIMENTS.save(self._statements, experiment)
 
+    async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Experiment]:
+        where = "id IN (SELECT experiment_id FROM runs WHERE id = ANY(%s)) ORDER BY id"
+        rows = await self._statements.ask(EXPERIMENTS.select(where, lock), [list(run_ids)]).rows()
+        return {experiment.id: experiment for experiment in map(EXPERIMENTS.entity, rows)}
+
+    def save_all(self, changes: Sequence[Change[Experiment]]) -> None:
+        EXPERIMENTS.save_all(self._statements, changes)
+
     def remove(self, experiment: Experiment) -> None:
         EXPERIMENTS.remove(self._statements, experiment.id)
 
@@ -41,7 +55,7 @@ class PostgresExperiments(ExperimentRepository):
         conditions.contains("tags", which.tags)
         conditions.overlaps("tags", which.any_tags)
         conditions.between("created_at", which.created_after, which.created_before)
-        conditions.words(("name", "description"), which.words)
+        conditions.words(which.words)
         return await page(
             self._statements,
             EXPERIMENTS,
@@ -49,4 +63,5 @@ class PostgresExperiments(ExperimentRepository):
             order=Order.by(sort),
             limit=limit,
             after=after,
+            prepare=False,
         )

@@ -1,8 +1,12 @@
 """The conditions of a filtered list, each of which narrows it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from experiment_domain.kernel.values import words_of
 
 
 class Conditions:
@@ -11,6 +15,9 @@ class Conditions:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.parameters: list[Any] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
 
     def add(self, text: str, *parameters: Any) -> None:
         """One more condition."""
@@ -56,10 +63,23 @@ class Conditions:
             bounds = [bound for prefix in prefixes for bound in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))]
             self.add(f"({ranges})", *bounds)
 
-    def words(self, columns: Sequence[str], words: str | None) -> None:
-        """Every word stands somewhere in the columns, in whatever case."""
-        text = " || ' ' || ".join(f"coalesce({column}, '')" for column in columns)
-        for word in (words or "").split():
-            pattern = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-            # Columns sorted by code point know no case beyond ASCII; the database's own collation does.
-            self.add(f'({text}) COLLATE "default" ILIKE %s', f"%{pattern}%")
+    def objects(self, column: str, alternatives: Collection[Any]) -> None:
+        """The JSON object contains one of `alternatives`, each by the index that knows what is in it."""
+        if alternatives:
+            contained = " OR ".join([f"{column} @> %s"] * len(alternatives))
+            self.add(f"({contained})", *map(Jsonb, alternatives))
+
+    def words(self, text: str | None) -> None:
+        """Each word of the text is the beginning of a word of the row; a text without any finds nothing."""
+        if not (text or "").strip():
+            return
+        words = words_of(text)
+        if words:
+            self.add("words @@ %s::tsquery", " & ".join(f"'{word}':*" for word in words))
+        else:
+            self.add("false")
+
+
+def lexemes(*texts: str | None) -> str:
+    """The words of texts, as their row keeps them. They have no character that a tsvector's text would need escaped."""
+    return " ".join(f"'{word}'" for word in words_of(*texts))

@@ -1,6 +1,6 @@
 """Entities as rows: one declaration per noun gives its SELECT, INSERT and UPDATE."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Answer, Row, Statements
-from experiment_domain.kernel.entity import Entity, Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Entity, Lock, Page, Position
+from experiment_domain.kernel.values import same
 
 E = TypeVar("E", bound=Entity)
 
@@ -45,7 +46,8 @@ class Table(Generic[E]):
     """A table whose columns are the fields of an entity, by name.
 
     `codecs` say where a column differs in kind from its field, `without` which fields have no column, and
-    `others` which columns have no field: how to write them, and, where it is not their name, how to read them.
+    `others` which columns have no field: how to write them, and, where it is not their name, how to read them. What is
+    `written` is for the database to search by, and never read.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Table(Generic[E]):
         without: Sequence[str] = (),
         others: Mapping[str, Callable[[E], Any]] = MappingProxyType({}),
         read: Mapping[str, str] = MappingProxyType({}),
+        written: Mapping[str, Callable[[E], Any]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self._entity = entity
@@ -64,16 +67,16 @@ class Table(Generic[E]):
         self._fields = [(field, codecs.get(field, AS_IS)) for field in fields]
         self.width = len(fields)
         """How many columns are fields: those without one come after them."""
-        columns = [*fields, *others]
+        self._columns = columns = [*fields, *others, *written]
         self._getters: list[Callable[[E], Any]] = [
             *(_getter(field, codec) for field, codec in self._fields),
             *others.values(),
+            *written.values(),
         ]
-        fixed = ("id", "project_id", "created_at", "created_by")
-        changing = [column not in fixed for column in columns]
+        changing = [column not in _FIXED for column in columns]
         self._changing = [getter for getter, changes in zip(self._getters, changing, strict=True) if changes]
         assignments = ", ".join(f"{column} = %s" for column, changes in zip(columns, changing, strict=True) if changes)
-        self.columns = ", ".join(read.get(column, f"{name}.{column}") for column in columns)
+        self.columns = ", ".join(read.get(column, f"{name}.{column}") for column in [*fields, *others])
         self._insert = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
         self._update = (
             f"WITH saved AS (UPDATE {name} SET {assignments} WHERE id = %s AND version = %s RETURNING 1) "
@@ -105,6 +108,33 @@ class Table(Generic[E]):
         values = [get(entity) for get in self._changing]
         statements.write(self._update, [*values, entity.id, entity.version - 1])
 
+    def save_all(self, statements: Statements, changes: Sequence[Change[E]]) -> None:
+        """Queue one UPDATE of all changed entities, which fails unless each kept version is the one before.
+
+        Only the columns that differ travel, as JSON: the one way to send arrays and objects of many rows at once.
+        """
+        names = ["version", "updated_at"]
+        for place, column in enumerate(self._columns):
+            get = self._getters[place]
+            if column not in (*names, *_FIXED) and any(_differs(get, change) for change in changes):
+                names.append(column)
+        assignments = ", ".join(f"{name} = new.{name}" for name in names)
+        places = [self._columns.index(name) for name in names]
+        rows = [
+            {
+                "id": change.result.id,
+                **{self._columns[place]: _plain(self._getters[place](change.result)) for place in places},
+            }
+            for change in changes
+        ]
+        statements.write(
+            f"WITH saved AS (UPDATE {self.name} SET {assignments}"
+            f" FROM jsonb_populate_recordset(NULL::{self.name}, %s) AS new"
+            f" WHERE {self.name}.id = new.id AND {self.name}.version = new.version - 1 RETURNING 1)"
+            " SELECT expect_rows(count(*), %s) FROM saved",
+            [Jsonb(rows), len(rows)],
+        )
+
     def remove(self, statements: Statements, entity_id: UUID) -> None:
         """Queue the DELETE."""
         statements.write(self._delete, [entity_id])
@@ -113,6 +143,23 @@ class Table(Generic[E]):
         """The entity of an answer, or None."""
         row = await answer.row()
         return None if row is None else self.entity(row)
+
+
+_FIXED = ("id", "project_id", "created_at", "created_by")
+"""The columns that never change."""
+
+
+def _differs(get: Callable[[Any], Any], change: Change[Any]) -> bool:
+    return not same(_plain(get(change.before)), _plain(get(change.after)))
+
+
+def _plain(value: Any) -> Any:
+    return value.obj if isinstance(value, Jsonb) else value
+
+
+def columns_of(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Rows as columns, for one INSERT of `unnest`ed arrays, however many there are."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _getter(field: str, codec: Codec) -> Callable[[Any], Any]:
@@ -155,6 +202,26 @@ class Order:
             condition = f"({condition} OR {self.column} IS NULL)"
         return [condition], [value, entity_id], order
 
+    def beyond(self, after: Position | None, *, absent: bool = False) -> tuple[list[str], list[Any]]:
+        """Conditions and their parameters, for one part of the list: the rows with a value to sort by, or the others.
+
+        It is the part in which `after` lies, the first one where the list begins, or that of the `absent` values.
+        """
+        absent = absent or (after is not None and after[0] is None)
+        kind = [f"{self.column} IS {'' if absent else 'NOT '}NULL"] if self.nullable else []
+        if after is None:
+            return kind, []
+        sign = "<" if self.descending else ">"
+        value, entity_id = after
+        if absent:
+            return [*kind, f"id {sign} %s"], [entity_id]
+        return [*kind, f"({self.column}, id) {sign} (%s, %s)"], [value, entity_id]
+
+    def within(self) -> str:
+        """ORDER BY within one such part, as any index on the column has it, forwards or backwards."""
+        way = "DESC" if self.descending else "ASC"
+        return f"{self.column} {way}, id {way}"
+
 
 def page_query(
     table: Table[E],
@@ -178,8 +245,9 @@ async def page(
     order: Order,
     limit: int,
     after: Position | None,
+    prepare: bool = True,
 ) -> Page[E]:
-    """A page by keyset."""
+    """A page by keyset; not prepared where it is filtered, so that it is planned for what it is filtered by."""
     query = page_query(table, conditions, order=order, limit=limit, after=after)
-    rows = await statements.ask(*query).rows()
+    rows = await statements.ask(*query, prepare=prepare).rows()
     return Page.of([table.entity(row) for row in rows], limit, order.position)

@@ -1,4 +1,4 @@
-"""What is written once, in PostgreSQL: status history, audit log, outbox and first answers."""
+"""What is written once, in PostgreSQL: status history, outbox and first answers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,8 +7,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from experiment_adapters.postgres.statements import Statements
-from experiment_domain.audit import AuditLog, AuditRecord
+from experiment_adapters.postgres.mapping import columns_of
+from experiment_adapters.postgres.statements import Row, Statements
 from experiment_domain.idempotency import (
     KEPT_FOR,
     IdempotencyKey,
@@ -17,7 +17,7 @@ from experiment_domain.idempotency import (
     still_in_progress,
 )
 from experiment_domain.kernel.entity import StatusChange, StatusHistory
-from experiment_domain.kernel.events import Event, EventSink
+from experiment_domain.kernel.events import Event, EventLog, RecordedEvent
 
 
 class PostgresStatusHistory(StatusHistory):
@@ -26,95 +26,91 @@ class PostgresStatusHistory(StatusHistory):
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
-    def record(self, change: StatusChange) -> None:
+    def record(self, *changes: StatusChange) -> None:
         self._statements.write(
-            "INSERT INTO status_history (entity_type, entity_id, project_id, source, target, at, actor, role, reason)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                change.entity_type,
-                change.entity_id,
-                change.project_id,
-                str(change.source),
-                str(change.target),
-                change.at,
-                change.actor,
-                change.role,
-                change.reason,
-            ],
+            f"INSERT INTO status_history ({_TRANSITION}) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[],"
+            " %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::text[])",
+            columns_of(
+                (
+                    change.entity_type,
+                    change.entity_id,
+                    change.project_id,
+                    str(change.source),
+                    str(change.target),
+                    change.at,
+                    change.actor,
+                    change.role,
+                    change.reason,
+                )
+                for change in changes
+            ),
         )
 
     async def of(self, entity_type: str, entity_id: UUID) -> Sequence[StatusChange]:
         answer = self._statements.ask(
-            "SELECT project_id, source, target, at, actor, role, reason FROM status_history"
-            " WHERE entity_id = %s AND entity_type = %s ORDER BY position",
+            f"SELECT {_TRANSITION} FROM status_history WHERE entity_id = %s AND entity_type = %s ORDER BY position",
             [entity_id, entity_type],
         )
-        return [
-            StatusChange(
-                entity_type=entity_type,
-                entity_id=entity_id,
-                project_id=project_id,
-                source=source,
-                target=target,
-                at=at,
-                actor=actor,
-                role=role,
-                reason=reason,
-            )
-            for project_id, source, target, at, actor, role, reason in await answer.rows()
-        ]
+        return [transition(row) for row in await answer.rows()]
 
 
-class PostgresAuditLog(AuditLog):
-    """Keeps commands in `audit_log`, which refuses UPDATE, DELETE and TRUNCATE."""
+_TRANSITION = "entity_type, entity_id, project_id, source, target, at, actor, role, reason"
+
+
+def transition(row: Row) -> StatusChange:
+    """The transition of a row with the columns of `status_history`, but for its position."""
+    entity_type, entity_id, project_id, source, target, at, actor, role, reason = row
+    return StatusChange(
+        entity_type=entity_type,
+        entity_id=entity_id,
+        project_id=project_id,
+        source=source,
+        target=target,
+        at=at,
+        actor=actor,
+        role=role,
+        reason=reason,
+    )
+
+
+class PostgresOutbox(EventLog):
+    """Keeps events in `outbox`, for a relay to read in the order of commits. It refuses UPDATE, DELETE and TRUNCATE."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
-    def record(self, record: AuditRecord) -> None:
+    def record(self, *events: RecordedEvent) -> None:
         self._statements.write(
-            "INSERT INTO audit_log (id, project_id, at, actor, role, request_id, address, action,"
-            " target_type, target_id, before, after) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                record.id,
-                record.project_id,
-                record.at,
-                record.actor,
-                record.role,
-                record.request_id,
-                record.address,
-                record.action,
-                record.target_type,
-                record.target_id,
-                None if record.before is None else Jsonb(record.before),
-                None if record.after is None else Jsonb(record.after),
-            ],
+            "INSERT INTO outbox (id, project_id, subject, type, at, data, actor) SELECT * FROM unnest(%s::uuid[],"
+            " %s::uuid[], %s::text[], %s::text[], %s::timestamptz[], %s::jsonb[], %s::text[])",
+            columns_of(
+                (
+                    recorded.id,
+                    recorded.event.project_id,
+                    recorded.event.subject,
+                    recorded.event.type,
+                    recorded.event.at,
+                    Jsonb(dict(recorded.event.data)),
+                    recorded.actor,
+                )
+                for recorded in events
+            ),
         )
 
-    async def of(self, project_id: UUID) -> Sequence[AuditRecord]:
+    async def of(self, subject: str, *, limit: int, after: tuple[datetime, UUID] | None) -> Sequence[RecordedEvent]:
         answer = self._statements.ask(
-            "SELECT id, at, actor, role, request_id, address, action, target_type, target_id, before, after"
-            " FROM audit_log WHERE project_id = %s ORDER BY position",
-            [project_id],
+            "SELECT id, project_id, type, at, data, coalesce(actor, '') FROM outbox WHERE subject = %s"
+            f"{'' if after is None else ' AND (at, id) > (%s, %s)'} ORDER BY at, id LIMIT %s",
+            [subject, *(after or ()), limit],
         )
-        names = ("id", "at", "actor", "role", "request_id", "address", "action", "target_type", "target_id")
         return [
-            AuditRecord(project_id=project_id, before=before, after=after, **dict(zip(names, row, strict=True)))
-            for *row, before, after in await answer.rows()
+            RecordedEvent(
+                id=event_id,
+                event=Event(type=kind, project_id=project_id, subject=subject, at=at, data=data),
+                actor=actor,
+            )
+            for event_id, project_id, kind, at, data, actor in await answer.rows()
         ]
-
-
-class PostgresOutbox(EventSink):
-    """Keeps events in `outbox`, for a relay to read in the order of commits."""
-
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    def record(self, event_id: UUID, event: Event) -> None:
-        self._statements.write(
-            "INSERT INTO outbox (id, project_id, subject, type, at, data) VALUES (%s, %s, %s, %s, %s, %s)",
-            [event_id, event.project_id, event.subject, event.type, event.at, Jsonb(dict(event.data))],
-        )
 
 
 class PostgresIdempotency(IdempotencyRecords):

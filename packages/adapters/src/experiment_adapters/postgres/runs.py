@@ -1,15 +1,13 @@
 """Runs and the sensors bound to them in PostgreSQL."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
-from experiment_adapters.postgres.filters import Conditions
-from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page, page_query
+from experiment_adapters.postgres.filters import Conditions, lexemes
+from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum
+from experiment_adapters.postgres.search import Search, search_page
 from experiment_adapters.postgres.statements import Statements
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 RUNS = Table(
@@ -23,6 +21,7 @@ RUNS = Table(
         "participants": NAMES,
         "status": enum(RunStatus),
     },
+    written={"words": lambda run: lexemes(run.name, run.notes)},
 )
 
 
@@ -41,13 +40,21 @@ class PostgresRuns(RunRepository):
     def save(self, run: Run) -> None:
         RUNS.save(self._statements, run)
 
+    async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
+        query = RUNS.select("id = ANY(%s) ORDER BY id", lock)
+        rows = await self._statements.ask(query, [list(run_ids)]).rows()
+        return {run.id: run for run in map(RUNS.entity, rows)}
+
+    def save_all(self, changes: Sequence[Change[Run]]) -> None:
+        RUNS.save_all(self._statements, changes)
+
     def remove(self, run: Run) -> None:
         self._statements.write("DELETE FROM run_sensors WHERE run_id = %s", [run.id])
         RUNS.remove(self._statements, run.id)
 
     async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:
         order = Order.by(sort)
-        return await page(self._statements, RUNS, _conditions(which), order=order, limit=limit, after=after)
+        return await search_page(self._statements, RUNS, _search(which, order), order=order, limit=limit, after=after)
 
     async def running_in(self, experiment_id: UUID) -> Sequence[UUID]:
         answer = self._statements.ask(
@@ -80,35 +87,33 @@ class PostgresRuns(RunRepository):
         self._statements.write("DELETE FROM run_sensors WHERE run_id = %s AND sensor_id = %s", [run_id, sensor_id])
 
 
-def query_of(which: RunFilter, *, sort: str, limit: int, after: Position | None) -> tuple[str, list[Any]]:
-    """The query for a page of runs, for whoever wants to see its plan."""
-    return page_query(RUNS, _conditions(which), order=Order.by(sort), limit=limit, after=after)
-
-
-def _conditions(which: RunFilter) -> Conditions:
-    conditions = Conditions()
-    conditions.within("project_id", which.project_ids)
-    conditions.one_of("experiment_id", which.experiment_ids)
-    conditions.one_of("status", [str(status) for status in which.statuses])
-    conditions.contains("tags", which.tags)
-    conditions.overlaps("tags", which.any_tags)
-    conditions.prefixed("git_sha", which.git_shas)
-    conditions.overlaps("participants", which.participants)
+def _search(which: RunFilter, order: Order) -> Search:
+    walked, filters = Conditions(), Conditions()
+    # Of experiment and status, one can be a part of the index that gives the order.
+    by_creation = order.column == "created_at"
+    of_one_experiment = by_creation and len(which.experiment_ids) == 1
+    of_one_status = by_creation and len(which.statuses) == 1 and not of_one_experiment
+    (walked if of_one_experiment else filters).one_of("experiment_id", which.experiment_ids)
+    (walked if of_one_status else filters).one_of("status", [str(status) for status in which.statuses])
+    (walked if by_creation else filters).between("created_at", which.created_after, which.created_before)
+    by_start = order.column == "started_at"
+    (walked if by_start else filters).between("started_at", which.started_after, which.started_before)
+    filters.contains("tags", which.tags)
+    filters.overlaps("tags", which.any_tags)
+    filters.prefixed("git_sha", which.git_shas)
+    filters.overlaps("participants", which.participants)
     if which.sensor_ids:
-        conditions.add("id IN (SELECT run_id FROM run_sensors WHERE sensor_id = ANY(%s))", list(which.sensor_ids))
+        filters.add("id IN (SELECT run_id FROM run_sensors WHERE sensor_id = ANY(%s))", list(which.sensor_ids))
     if which.profile_ids:
-        conditions.add(
+        filters.add(
             "id IN (SELECT run_id FROM capture_session_pins JOIN capture_sessions"
             " ON capture_sessions.id = capture_session_id WHERE profile_id = ANY(%s) AND deleted_at IS NULL)",
             list(which.profile_ids),
         )
-    conditions.between("created_at", which.created_after, which.created_before)
-    conditions.between("started_at", which.started_after, which.started_before)
     by_key: dict[str, list[str]] = {}
     for key, value in which.params:
         by_key.setdefault(key, []).append(value)
     for key, values in by_key.items():
-        meant = [Jsonb(value) for text in values for value in values_meant(text)]
-        conditions.add("params -> %s = ANY(%s)", key, meant)
-    conditions.words(("name", "notes"), which.words)
-    return conditions
+        filters.objects("params", [{key: value} for text in values for value in values_meant(text)])
+    filters.words(which.words)
+    return Search(which.project_ids, walked, filters)

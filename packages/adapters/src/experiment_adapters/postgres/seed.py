@@ -1,9 +1,13 @@
-"""Test data in bulk: a project with as many runs as wanted, through COPY."""
+"""Test data in bulk: a project with as many runs as wanted, and a smaller one beside it, through COPY."""
 
+import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +15,11 @@ import psycopg
 from attrs import frozen
 from psycopg.sql import SQL, Identifier
 
+from experiment_adapters.postgres.filters import lexemes
+
 RUNS_PER_EXPERIMENT = 10_000
+NEIGHBOURS = 20
+"""The smaller project has one run where the other has so many."""
 SPREAD = timedelta(days=730)
 """How long ago the first run was made."""
 
@@ -20,55 +28,245 @@ _TAGS = {
     "baseline": 40,
     "nightly": 30,
     "calibration": 12,
-    "pump-a": 20,
-    "pump-b": 10,
     "leak-test": 6,
     "vibration": 8,
     "to-review": 3,
     "customer-demo": 1,
 }
+_RIGS = {
+    "water-loop-1": ("pump-a", ("water", "glycol")),
+    "water-loop-2": ("pump-b", ("water", "glycol")),
+    "furnace-1": ("burner", ("argon",)),
+    "shaker-3": ("mounting", ("oil",)),
+}
+"""What only the runs on one rig are tagged with, and which fluids there are: not everything occurs with everything."""
 _PEOPLE = ("amara", "bo", "chidi", "dilnoza", "eero", "fatima", "goran", "hana", "ines", "jun")
-_RIGS = ("water-loop-1", "water-loop-2", "furnace-1", "shaker-3")
-_FLUIDS = ("water", "glycol", "oil")
+_GUESTS = tuple(f"guest-{number:02d}" for number in range(40))
+_SENSOR_TYPES = (
+    ("thermocouple", "mV", "°C"),
+    ("pressure", "V", "bar"),
+    ("flow", "mA", "l/min"),
+    ("strain", "mV", "µm/m"),
+)
+_SENSORS = 300
+_MOST_SENSORS = 3
+_AT_A_TIME = 10_000
 _NOTES = (
     "Pressure drifted after the first minutes, otherwise as expected.",
     "Repeated after the seal was replaced.",
     "Valve closed too early; see the photographs.",
     "Reference for the following series.",
 )
-_RUN_COLUMNS = (
-    "id", "project_id", "version", "created_at", "updated_at", "created_by", "experiment_id", "name", "params", "tags",
-    "metadata", "git_sha", "env", "notes", "participants", "auto_close_after", "status", "started_at", "finished_at",
-)  # fmt: skip
-_HISTORY_COLUMNS = ("entity_type", "entity_id", "project_id", "source", "target", "at", "actor", "role", "reason")
+_WORDS = [
+    "abrasion",
+    "alarm",
+    "amplifier",
+    "anode",
+    "axle",
+    "backlash",
+    "baffle",
+    "ballast",
+    "bearing",
+    "bellows",
+    "blade",
+    "bolt",
+    "bracket",
+    "brake",
+    "brass",
+    "bushing",
+    "cable",
+    "calibrated",
+    "cavitation",
+    "ceramic",
+    "chamber",
+    "clamp",
+    "clogged",
+    "coating",
+    "coil",
+    "compressor",
+    "condenser",
+    "corrosion",
+    "coupling",
+    "crack",
+    "damper",
+    "delayed",
+    "deposit",
+    "diaphragm",
+    "discharge",
+    "displaced",
+    "drain",
+    "drift",
+    "dry",
+    "duct",
+    "elbow",
+    "emissivity",
+    "erosion",
+    "exhaust",
+    "fan",
+    "fatigue",
+    "filter",
+    "flange",
+    "flicker",
+    "foam",
+    "fouling",
+    "fracture",
+    "friction",
+    "gasket",
+    "gauge",
+    "gearbox",
+    "glitch",
+    "grease",
+    "grounding",
+    "hairline",
+    "heater",
+    "hose",
+    "humid",
+    "hysteresis",
+    "impeller",
+    "inlet",
+    "insulation",
+    "intermittent",
+    "jammed",
+    "joint",
+    "kink",
+    "lag",
+    "laminate",
+    "leak",
+    "lever",
+    "linkage",
+    "loose",
+    "magnet",
+    "manifold",
+    "membrane",
+    "misaligned",
+    "moist",
+    "mount",
+    "noise",
+    "nozzle",
+    "offset",
+    "orifice",
+    "outlet",
+    "overheated",
+    "oxide",
+    "packing",
+    "pitting",
+    "plugged",
+    "polished",
+    "porous",
+    "preload",
+    "probe",
+    "purge",
+    "quench",
+    "ramp",
+    "regulator",
+    "relay",
+    "resonance",
+    "restarted",
+    "rotor",
+    "rough",
+    "rust",
+    "sag",
+    "saturated",
+    "scaling",
+    "scratch",
+    "screw",
+    "seizure",
+    "shaft",
+    "shim",
+    "shunt",
+    "sleeve",
+    "slip",
+    "sludge",
+    "smoke",
+    "solder",
+    "spacer",
+    "spike",
+    "spring",
+    "stall",
+    "stator",
+    "strainer",
+    "surge",
+    "swollen",
+    "tank",
+    "tension",
+    "thermostat",
+    "throttle",
+    "torque",
+    "transient",
+    "tripped",
+    "turbine",
+    "twisted",
+    "unplugged",
+    "unstable",
+    "vacuum",
+    "valve",
+    "vent",
+    "viscous",
+    "void",
+    "warped",
+    "washer",
+    "weld",
+    "whine",
+    "wobble",
+    "worn",
+    "yield",
+    "zeroed",
+]
+_ENTITY_COLUMNS = ("id", "project_id", "version", "created_at", "updated_at", "created_by")
+_COLUMNS = {
+    "projects": ("id", *_ENTITY_COLUMNS[2:], "name", "raw_readers", "physical_only", "future_tolerance"),
+    "project_members": ("user_id", "project_id", "role", "added_at"),
+    "experiments": (
+        *_ENTITY_COLUMNS, "name", "description", "experiment_type", "tags", "metadata", "status", "started_at", "words",
+    ),
+    "sensors": (
+        *_ENTITY_COLUMNS, "name", "sensor_type", "input_unit", "display_unit", "signals", "metadata", "status",
+        "token_hash", "words",
+    ),
+    "conversion_profiles": (
+        *_ENTITY_COLUMNS, "sensor_id", "profile_version", "kind", "parameters", "input_unit", "output_unit", "status",
+        "published_at",
+    ),
+    "runs": (
+        *_ENTITY_COLUMNS, "experiment_id", "name", "params", "tags", "metadata", "git_sha", "env", "notes",
+        "participants", "status", "started_at", "finished_at", "words",
+    ),
+    "run_sensors": ("run_id", "sensor_id", "bound_at", "bound_by"),
+    "capture_sessions": (*_ENTITY_COLUMNS, "run_id", "ordinal", "status", "started_at", "stopped_at"),
+    "capture_session_pins": ("capture_session_id", "sensor_id", "place", "profile_id", "profile_version"),
+    "status_history": ("entity_type", "entity_id", "project_id", "source", "target", "at", "actor", "role"),
+}  # fmt: skip
+"""What is written to each table, in this order."""
 
 
 @frozen
 class Seeded:
-    """What `seed_runs` made."""
+    """What `seed_runs` made: the project with all the runs that were asked for, and the smaller one."""
 
     project_id: UUID
     experiment_ids: Sequence[UUID]
+    other_project_id: UUID
 
 
 def seed_runs(url: str, runs: int, *, owner: str, now: datetime | None = None) -> Seeded:
     """Make a project `Seed` that `owner` owns, with `runs` runs of all statuses; the same for the same arguments.
 
-    Statuses come with their history, as if people had set them; there are no audit records and no events.
+    They have sensors, and some of them capture sessions without readings. Statuses come with their history, as if
+    people had set them; there are no audit records and no events. `Seed, next door` has a twentieth as many runs.
     """
-    maker = _Maker(random.Random(runs), now or datetime.now(UTC), owner)  # noqa: S311 - test data
-    rows = list(maker.runs(runs))
     with _connect(url) as connection, connection.cursor() as cursor:
-        _copy(cursor, "projects", maker.project())
-        _copy(cursor, "project_members", maker.membership())
-        for experiment in maker.experiments:
-            _copy(cursor, "experiments", experiment)
-        _copy_all(cursor, "runs", _RUN_COLUMNS, rows)
-        _copy_all(cursor, "status_history", _HISTORY_COLUMNS, maker.history(rows))
+
+        def keep(rows: Mapping[str, Iterable[Sequence[Any]]]) -> None:
+            for table in filter(rows.get, _COLUMNS):
+                _copy(cursor, table, rows[table])
+
+        maker = _Maker(random.Random(runs), now or datetime.now(UTC), owner, keep)  # noqa: S311 - test data
+        project_id, experiment_ids = maker.project("Seed", runs)
+        other_id, _ = maker.project("Seed, next door", -(-runs // NEIGHBOURS))
     with _connect(url, autocommit=True) as connection:
-        # Otherwise the first queries are planned for empty tables.
-        connection.execute("ANALYZE projects, experiments, runs, status_history")
-    return Seeded(maker.project_id, [experiment["id"] for experiment in maker.experiments])
+        # Otherwise the first queries are planned for empty tables, and GIN indexes are read entry by entry at first.
+        connection.execute(SQL("VACUUM (ANALYZE) {}").format(SQL(", ").join(map(Identifier, _COLUMNS))))
+    return Seeded(project_id, experiment_ids, other_id)
 
 
 def _connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
@@ -76,139 +274,279 @@ def _connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
     return psycopg.connect(url, connect_timeout=10, target_session_attrs="read-write", autocommit=autocommit)
 
 
-def _copy(cursor: psycopg.Cursor[Any], table: str, row: Mapping[str, Any]) -> None:
-    _copy_all(cursor, table, tuple(row), [tuple(row.values())])
-
-
-def _copy_all(cursor: psycopg.Cursor[Any], table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    command = SQL("COPY {} ({}) FROM STDIN").format(Identifier(table), SQL(", ").join(map(Identifier, columns)))
-    with cursor.copy(command) as copy:
+def _copy(cursor: psycopg.Cursor[Any], table: str, rows: Iterable[Sequence[Any]]) -> None:
+    columns = SQL(", ").join(map(Identifier, _COLUMNS[table]))
+    with cursor.copy(SQL("COPY {} ({}) FROM STDIN").format(Identifier(table), columns)) as copy:
         for row in rows:
             copy.write_row(row)
 
 
-class _Maker:
-    """Invents rows."""
+@frozen
+class _Sensor:
+    """A sensor that was made, and its profiles, oldest first."""
 
-    def __init__(self, chance: random.Random, now: datetime, owner: str) -> None:
+    id: UUID
+    profile_ids: Sequence[UUID]
+
+
+class _Choice:
+    """Chooses by weight, from many."""
+
+    def __init__(self, chance: random.Random, weights: Iterable[float]) -> None:
+        self._chance = chance
+        self._sums = list(accumulate(weights))
+
+    def place(self) -> int:
+        return min(bisect(self._sums, self._chance.random() * self._sums[-1]), len(self._sums) - 1)
+
+
+class _Maker:
+    """Invents rows, and has them kept a good many at a time."""
+
+    def __init__(
+        self,
+        chance: random.Random,
+        now: datetime,
+        owner: str,
+        keep: Callable[[Mapping[str, Iterable[Sequence[Any]]]], None],
+    ) -> None:
         self._chance = chance
         self._now = now
         self._begin = now - SPREAD
         self._owner = owner
-        self.project_id = self._id(self._begin)
-        self.experiments: list[dict[str, Any]] = []
+        self._keep = keep
+        self._rows: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
 
-    def project(self) -> dict[str, Any]:
-        return {
-            **self._entity(self.project_id, self._begin),
-            "name": "Seed",
-            "raw_readers": ["editor", "owner"],
-            "physical_only": False,
-            "future_tolerance": 300.0,
-        }
-
-    def membership(self) -> dict[str, Any]:
-        return {
-            "user_id": self._owner,
-            "project_id": self.project_id,
-            "role": "owner",
-            "added_at": self._begin,
-        }
-
-    def runs(self, count: int) -> Iterator[tuple[Any, ...]]:
-        """Runs in the order of their making, evenly over the time and over the experiments."""
-        parts = max(1, -(-count // RUNS_PER_EXPERIMENT))
-        self.experiments = [self._experiment(number) for number in range(1, parts + 1)]
-        step = SPREAD / max(count, 1)
-        for number in range(count):
+    def project(self, name: str, runs: int) -> tuple[UUID, Sequence[UUID]]:
+        """A project with its runs, in the order of their making, evenly over the time and over the experiments."""
+        project_id = self._id(self._begin)
+        _, *facts = self._facts(project_id, project_id, self._begin)
+        self._rows["projects"].append((*facts, name, ["editor", "owner"], False, 300.0))
+        self._rows["project_members"].append((self._owner, project_id, "owner", self._begin))
+        parts = max(1, -(-runs // RUNS_PER_EXPERIMENT))
+        experiments = [self._experiment(project_id, number) for number in range(1, parts + 1)]
+        sensors = [self._sensor(project_id, number) for number in range(1, _SENSORS + 1)]
+        # The first ones hang on every fifth run, the last ones on very few.
+        of_sensors = _Choice(self._chance, (1 / number for number in range(1, _SENSORS + 1)))
+        commits = self._commits(runs)
+        step = SPREAD / max(runs, 1)
+        for number in range(runs):
             created = self._begin + step * (number + self._chance.random())
-            yield self._run(number, created, self.experiments[number % parts]["id"])
+            bound = [sensors[place] for place in {of_sensors.place() for _ in range(_MOST_SENSORS)}]
+            self._run(project_id, experiments[number % parts], number, created, self._commit(commits, number), bound)
+            if number % _AT_A_TIME == _AT_A_TIME - 1:
+                self._flush()
+        self._flush()
+        return project_id, experiments
 
-    def history(self, runs: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-        """How each run came to its status."""
-        for experiment in self.experiments:
-            yield self._transition("experiment", experiment["id"], "draft", "running", experiment["started_at"])
-        for run in runs:
-            run_id, updated, status, started, finished = run[0], run[4], run[16], run[17], run[18]
-            before = "draft"
-            if started is not None:
-                yield self._transition("run", run_id, before, "running", started)
-                before = "running"
-            if finished is not None:
-                over = "failed" if status == "failed" else "finished"
-                yield self._transition("run", run_id, before, over, finished)
-                before = over
-            if status == "archived":
-                yield self._transition("run", run_id, before, "archived", updated)
+    def _flush(self) -> None:
+        self._keep(self._rows)
+        self._rows.clear()
 
-    def _experiment(self, number: int) -> dict[str, Any]:
+    def _commits(self, runs: int) -> Sequence[str]:
+        """Commits in the order they were made, some of which begin alike."""
+        beginnings = [self._hexadecimal(7) for _ in range(max(1, runs // 60))]
+        return [self._chance.choice(beginnings) + self._hexadecimal(33) for _ in range(max(1, runs // 20))]
+
+    def _commit(self, commits: Sequence[str], number: int) -> str | None:
+        """The release, or what was new at the time; not everybody says."""
+        sort = self._chance.random()
+        if sort < 0.4:
+            return None
+        return commits[0] if sort < 0.45 else commits[min(number // 20, len(commits) - 1)]
+
+    def _experiment(self, project_id: UUID, number: int) -> UUID:
         at = self._begin + timedelta(minutes=number)
-        return {
-            **self._entity(self._id(at), at),
-            "version": 2,
-            "project_id": self.project_id,
-            "name": f"Endurance {number}",
-            "description": "Seeded for tests.",
-            "experiment_type": "endurance",
-            "tags": ["seed"],
-            "metadata": json.dumps({"rig": _RIGS[number % len(_RIGS)]}),
-            "status": "running",
-            "started_at": at,
-        }
+        experiment_id = self._id(at)
+        name, description = f"Endurance {number}", "Seeded for tests."
+        rig = tuple(_RIGS)[number % len(_RIGS)]
+        self._rows["experiments"].append(
+            (
+                *self._facts(experiment_id, project_id, at, version=2),
+                name,
+                description,
+                "endurance",
+                ["seed"],
+                json.dumps({"rig": rig}),
+                "running",
+                at,
+                lexemes(name, description),
+            )
+        )
+        self._history("experiment", experiment_id, project_id, ("draft", "running"), (at,))
+        return experiment_id
 
-    def _run(self, number: int, created: datetime, experiment_id: UUID) -> tuple[Any, ...]:
+    def _sensor(self, project_id: UUID, number: int) -> _Sensor:
+        """A sensor with a published profile, and, of every third, a retired one."""
+        at = self._begin + timedelta(minutes=number)
+        sensor_id = self._id(at)
+        kind, given, shown = _SENSOR_TYPES[number % len(_SENSOR_TYPES)]
+        name = f"{kind} {number}"
+        self._rows["sensors"].append(
+            (
+                *self._facts(sensor_id, project_id, at, version=2),
+                name,
+                kind,
+                given,
+                shown,
+                ["value"],
+                "{}",
+                "active",
+                # Of a token that nobody has.
+                hashlib.sha256(sensor_id.bytes).digest(),
+                lexemes(name),
+            )
+        )
+        self._history("sensor", sensor_id, project_id, ("registered", "active"), (at,))
+        statuses = ("retired", "published") if number % 3 == 0 else ("published",)
+        profile_ids: list[UUID] = []
+        for version, status in enumerate(statuses, start=1):
+            profile_ids.append(self._id(at))
+            parameters = json.dumps(
+                {"a": round(self._chance.uniform(0.5, 3), 3), "b": round(self._chance.gauss(0, 1), 3)}
+            )
+            self._rows["conversion_profiles"].append(
+                (
+                    *self._facts(profile_ids[-1], project_id, at, version=2),
+                    sensor_id,
+                    version,
+                    "linear",
+                    parameters,
+                    given,
+                    shown,
+                    status,
+                    at,
+                )
+            )
+        return _Sensor(sensor_id, profile_ids)
+
+    def _run(
+        self,
+        project_id: UUID,
+        experiment_id: UUID,
+        number: int,
+        created: datetime,
+        commit: str | None,
+        bound: Sequence[_Sensor],
+    ) -> None:
         chance = self._chance
+        run_id = self._id(created)
         status = chance.choices(tuple(_STATUSES), tuple(_STATUSES.values()))[0]
         # The past is over: only what is recent can still be running.
         if status == "running" and self._now - created > timedelta(days=30):
             status = "finished"
+        way, times = ["draft"], list[datetime]()
         started = finished = None
-        updated = created
-        version = 1
         if status != "draft":
-            started = updated = min(self._now, created + timedelta(seconds=chance.uniform(5, 600)))
-            version += 1
+            started = min(self._now, created + timedelta(seconds=chance.uniform(5, 600)))
+            way.append("running")
+            times.append(started)
         if status not in ("draft", "running"):
-            finished = updated = min(self._now, created + timedelta(seconds=700 + chance.expovariate(1 / 3_600)))
-            version += 1
+            finished = min(self._now, created + timedelta(seconds=700 + chance.expovariate(1 / 3_600)))
+            way.append("failed" if status == "failed" else "finished")
+            times.append(finished)
         if status == "archived":
-            updated = min(self._now, created + timedelta(days=20))
-            version += 1
-        tags = dict.fromkeys(chance.choices(tuple(_TAGS), tuple(_TAGS.values()), k=chance.randint(0, 4)))
+            way.append("archived")
+            times.append(min(self._now, created + timedelta(days=20)))
+        name = f"run {number:06d}"
+        rig = chance.choice(tuple(_RIGS))
+        tag, fluids = _RIGS[rig]
+        tags = chance.choices(tuple(_TAGS), tuple(_TAGS.values()), k=chance.randint(0, 4))
+        if chance.random() < 0.8:
+            tags.append(tag)
+        if chance.random() < 0.01:
+            tags.append(f"ticket-{number // 500}")
         participants = chance.sample(_PEOPLE, k=chance.randint(1, 3))
-        params = {
+        if chance.random() < 0.05:
+            participants.append(chance.choice(_GUESTS))
+        params: dict[str, Any] = {
             "rpm": chance.randrange(600, 3_000, 50),
             "temperature": round(chance.gauss(60, 12), 1),
             "valve": f"v{chance.randint(1, 4)}",
-            "fluid": chance.choice(_FLUIDS),
+            "fluid": chance.choice(fluids),
         }
-        return (
-            self._id(created),
-            self.project_id,
-            version,
-            created,
-            updated,
-            participants[0],
-            experiment_id,
-            f"run {number:06d}",
-            json.dumps(params),
-            list(tags),
-            json.dumps({"rig": chance.choice(_RIGS)}),
-            f"{chance.getrandbits(160):040x}" if chance.random() < 0.6 else None,
-            json.dumps({"host": f"bench-{chance.randint(1, 6)}"}),
-            chance.choice(_NOTES) if chance.random() < 0.3 else None,
-            participants,
-            None,
-            status,
-            started,
-            finished,
+        if chance.random() < 0.01:
+            params["seal"] = f"S-{number // 500}"
+        notes = self._notes(number)
+        self._rows["runs"].append(
+            (
+                *self._facts(run_id, project_id, created, version=len(way), by=participants[0], updated=times[-1:]),
+                experiment_id,
+                name,
+                json.dumps(params),
+                list(dict.fromkeys(tags)),
+                json.dumps({"rig": rig}),
+                commit,
+                json.dumps({"host": f"bench-{chance.randint(1, 6)}"}),
+                notes,
+                participants,
+                status,
+                started,
+                finished,
+                lexemes(name, notes),
+            )
         )
+        self._history("run", run_id, project_id, way, times)
+        self._rows["run_sensors"].extend((run_id, sensor.id, created, participants[0]) for sensor in bound)
+        if started is not None and chance.random() < 0.3:
+            self._session(project_id, run_id, status, started, finished, bound)
 
-    def _transition(self, kind: str, entity_id: UUID, source: str, target: str, at: datetime) -> tuple[Any, ...]:
-        return kind, entity_id, self.project_id, source, target, at, self._owner, "owner", None
+    def _session(
+        self,
+        project_id: UUID,
+        run_id: UUID,
+        status: str,
+        started: datetime,
+        stopped: datetime | None,
+        bound: Sequence[_Sensor],
+    ) -> None:
+        session_id = self._id(started)
+        # A session keeps how it went, also in a run that is archived.
+        over = {"running": "running", "failed": "failed"}.get(status, "succeeded")
+        way = ("draft", "running") if stopped is None else ("draft", "running", over)
+        times = (started,) if stopped is None else (started, stopped)
+        if status == "archived":
+            way, times = (*way, "archived"), (*times, min(self._now, started + timedelta(days=20)))
+        facts = self._facts(session_id, project_id, started, version=len(way), updated=times[-1:])
+        self._rows["capture_sessions"].append((*facts, run_id, 1, way[-1], started, stopped))
+        self._history("capture_session", session_id, project_id, way, times)
+        for place, sensor in enumerate(bound):
+            version = self._chance.randint(1, len(sensor.profile_ids))
+            profile_id = sensor.profile_ids[version - 1]
+            self._rows["capture_session_pins"].append((session_id, sensor.id, place, profile_id, version))
 
-    def _entity(self, entity_id: UUID, at: datetime) -> dict[str, Any]:
-        return {"id": entity_id, "version": 1, "created_at": at, "updated_at": at, "created_by": self._owner}
+    def _notes(self, number: int) -> str | None:
+        chance = self._chance.random()
+        if chance < 0.2:
+            return None
+        if chance < 0.4:
+            return self._chance.choice(_NOTES)
+        words = self._chance.choices(_WORDS, k=self._chance.randint(4, 12))
+        # Now and then something that was hardly ever seen.
+        return " ".join([*words, f"report {number // 500}-{number % 7}"] if chance < 0.42 else words)
+
+    def _history(
+        self, kind: str, entity_id: UUID, project_id: UUID, way: Sequence[str], times: Sequence[datetime]
+    ) -> None:
+        """How something came to its status."""
+        for source, target, at in zip(way, way[1:], times, strict=False):
+            row = (kind, entity_id, project_id, source, target, at, self._owner, "owner")
+            self._rows["status_history"].append(row)
+
+    def _facts(
+        self,
+        entity_id: UUID,
+        project_id: UUID,
+        at: datetime,
+        *,
+        version: int = 1,
+        by: str | None = None,
+        updated: Sequence[datetime] = (),
+    ) -> tuple[Any, ...]:
+        return entity_id, project_id, version, at, updated[0] if updated else at, by or self._owner
+
+    def _hexadecimal(self, digits: int) -> str:
+        return f"{self._chance.getrandbits(4 * digits):0{digits}x}"
 
     def _id(self, at: datetime) -> UUID:
         """A UUIDv7 of the past."""

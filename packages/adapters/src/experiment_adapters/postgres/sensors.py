@@ -1,22 +1,71 @@
 """Sensors in PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.filters import Conditions, lexemes
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.kernel.entity import Lock, Page, Position
-from experiment_domain.sensors import Sensor, SensorFilter, SensorRepository, SensorStatus
+from experiment_domain.sensors import (
+    DELAYED_FOR,
+    ONLINE_FOR,
+    Sensor,
+    SensorFilter,
+    SensorRepository,
+    SensorStatus,
+    SignsOfLife,
+    SignsWindow,
+    StatusSummary,
+    minute_of,
+)
 
-SENSORS = Table(Sensor, "sensors", {"signals": NAMES, "metadata": JSON, "status": enum(SensorStatus)})
+SENSORS = Table(
+    Sensor,
+    "sensors",
+    {"signals": NAMES, "metadata": JSON, "status": enum(SensorStatus)},
+    written={"words": lambda sensor: lexemes(sensor.name)},
+)
 
 HAS_TOKEN = "(sensors.token_hash = %s OR (sensors.previous_token_hash = %s AND sensors.previous_token_dies_at > %s))"  # noqa: S105
 
 
+CONNECTION = "CASE WHEN last_seen_at > %s THEN 'online' WHEN last_seen_at > %s THEN 'delayed' ELSE 'offline' END"
+"""The domain's `connection`, given the moments `_limits`: never seen is beyond none of them."""
+
+# The sensor is held before the row of its minute, so that signs of one sensor wait for each other at one place.
+_RENEW = """
+WITH seen AS (
+    UPDATE sensors SET last_seen_at = greatest(last_seen_at, %s)
+    WHERE id = %s AND coalesce(last_seen_at <= %s, true)
+    RETURNING id
+)
+INSERT INTO sensor_signs_of_life (sensor_id, minute, count) SELECT id, %s, 1 FROM seen
+ON CONFLICT (sensor_id, minute) DO UPDATE SET count = sensor_signs_of_life.count + 1
+"""
+
+# Nobody waits for rows that another worker is forgetting already.
+_FORGET = """
+WITH forgotten AS (
+    DELETE FROM sensor_signs_of_life WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sensor_signs_of_life WHERE minute < %s LIMIT %s FOR UPDATE SKIP LOCKED
+    )) RETURNING 1
+) SELECT count(*) FROM forgotten
+"""
+
+# One look-up by the project of each sensor, one by its shares: of both at once the planner would scan all sensors.
+_SUMMARY = f"""
+SELECT {CONNECTION}, count(*) FROM sensors
+WHERE status <> 'retired' AND id IN (
+    SELECT id FROM sensors WHERE project_id = ANY(%s)
+    UNION SELECT sensor_id FROM sensor_projects WHERE project_id = ANY(%s)
+) GROUP BY 1
+"""
+
+
 class PostgresSensors(SensorRepository):
-    """Keeps sensors in `sensors`, shares in `sensor_projects`."""
+    """Keeps sensors in `sensors`, shares in `sensor_projects`, signs of life in `sensor_signs_of_life`."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
@@ -34,14 +83,24 @@ class PostgresSensors(SensorRepository):
         SENSORS.save(self._statements, sensor)
 
     def remove(self, sensor: Sensor) -> None:
-        for table in ("run_sensors", "sensor_projects", "conversion_profiles"):
+        for table in ("run_sensors", "sensor_projects", "sensor_signs_of_life", "conversion_profiles"):
             self._statements.write(f"DELETE FROM {table} WHERE sensor_id = %s", [sensor.id])
         SENSORS.remove(self._statements, sensor.id)
 
-    def renew_sign_of_life(self, sensor_id: UUID, at: datetime) -> None:
-        self._statements.write(
-            "UPDATE sensors SET last_seen_at = greatest(last_seen_at, %s) WHERE id = %s", [at, sensor_id]
+    def renew_sign_of_life(self, sensor_id: UUID, at: datetime, *, unless_since: datetime | None = None) -> None:
+        self._statements.write(_RENEW, [at, sensor_id, unless_since, minute_of(at)])
+
+    async def signs_of_life(self, sensor_id: UUID, window: SignsWindow) -> Sequence[SignsOfLife]:
+        answer = self._statements.ask(
+            "SELECT floor(extract(epoch FROM minute - %s) / %s)::integer, sum(count)::integer FROM sensor_signs_of_life"
+            " WHERE sensor_id = %s AND minute >= %s AND minute < %s GROUP BY 1",
+            [window.start, int(window.bucket.total_seconds()), sensor_id, window.start, window.end],
         )
+        return window.filled(dict(await answer.rows()))
+
+    async def forget_signs_of_life(self, before: datetime, *, most: int) -> int:
+        self._statements.check_writes()
+        return await self._statements.ask(_FORGET, [before, most]).value()
 
     async def page(self, which: SensorFilter, *, limit: int, after: Position | None) -> Page[Sensor]:
         conditions = Conditions()
@@ -53,7 +112,10 @@ class PostgresSensors(SensorRepository):
         )
         conditions.one_of("status", [str(status) for status in which.statuses])
         conditions.one_of("sensor_type", which.sensor_types)
-        conditions.words(("name",), which.words)
+        if which.connections:
+            wanted = [str(connection) for connection in which.connections]
+            conditions.add(f"{CONNECTION} = ANY(%s)", *_limits(which.moment), wanted)
+        conditions.words(which.words)
         return await page(
             self._statements,
             SENSORS,
@@ -61,7 +123,13 @@ class PostgresSensors(SensorRepository):
             order=Order.by("-created_at"),
             limit=limit,
             after=after,
+            prepare=False,
         )
+
+    async def status_summary(self, project_ids: Collection[UUID], now: datetime) -> StatusSummary:
+        projects = list(project_ids)
+        rows = await self._statements.ask(_SUMMARY, [*_limits(now), projects, projects]).rows()
+        return StatusSummary(**dict(rows))
 
     async def projects_of(self, sensor_id: UUID) -> Sequence[UUID]:
         answer = self._statements.ask(
@@ -83,3 +151,8 @@ class PostgresSensors(SensorRepository):
         self._statements.write(
             "DELETE FROM sensor_projects WHERE sensor_id = %s AND project_id = %s", [sensor_id, project_id]
         )
+
+
+def _limits(now: datetime) -> tuple[datetime, datetime]:
+    """The moments after which a last sign of life means online, and delayed."""
+    return now - ONLINE_FOR, now - DELAYED_FOR

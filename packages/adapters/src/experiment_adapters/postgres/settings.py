@@ -1,8 +1,6 @@
 """How PostgreSQL is reached, and how long anything is waited for."""
 
 from attrs import field, frozen
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 
 
 @frozen(kw_only=True)
@@ -33,6 +31,9 @@ class DatabaseSettings:
 
 def checked_postgres_url(text: str) -> str:
     """`text`, if libpq understands it as a URL. Raises ValueError without quoting it: it may hold a password."""
+    from psycopg import ProgrammingError  # noqa: PLC0415 - takes a while, and help needs the settings' names alone
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
     if text.startswith(("postgresql://", "postgres://")):
         try:
             ports = str(conninfo_to_dict(text).get("port", "")).split(",")

@@ -16,6 +16,7 @@ from experiment_adapters.postgres.errors import refusals
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
 Pool = AsyncConnectionPool[Connection]
+_Queued = tuple[str, Sequence[Any], "Answer | None", bool]
 
 
 class Answer:
@@ -56,7 +57,7 @@ class Statements:
         self._pool = pool
         self._patience = patience
         self._in_transaction = in_transaction
-        self._queue: list[tuple[str, Sequence[Any], Answer | None]] = []
+        self._queue: list[_Queued] = []
         self._stack = AsyncExitStack()
         self._connection: Connection | None = None
         self._open = False
@@ -65,17 +66,17 @@ class Statements:
     def write(self, sql: str, parameters: Sequence[Any]) -> None:
         """Queue a statement whose rows do not matter. A unit of work that only reads has no transaction for it."""
         self.check_writes()
-        self._queue.append((sql, parameters, None))
+        self._queue.append((sql, parameters, None, True))
 
     def check_writes(self) -> None:
         """Refuse what changes something where nothing would hold it together."""
         if not self._in_transaction:
             raise RuntimeError("this unit of work only reads: begin one for commands")
 
-    def ask(self, sql: str, parameters: Sequence[Any]) -> Answer:
-        """Queue a query."""
+    def ask(self, sql: str, parameters: Sequence[Any], *, prepare: bool = True) -> Answer:
+        """Queue a query; one whose plan depends on its parameters is not to be prepared."""
         answer = Answer(self)
-        self._queue.append((sql, parameters, answer))
+        self._queue.append((sql, parameters, answer, prepare))
         return answer
 
     async def send(self, *, commit: bool = False) -> None:
@@ -99,19 +100,17 @@ class Statements:
         finally:
             hang_up.cancel()
 
-    async def _send(
-        self, connection: Connection, queue: Sequence[tuple[str, Sequence[Any], Answer | None]], *, commit: bool
-    ) -> None:
+    async def _send(self, connection: Connection, queue: Sequence[_Queued], *, commit: bool) -> None:
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
             if self._in_transaction and not self._open:
                 await connection.execute("BEGIN", prepare=False)
                 self._open = True
-            for sql, parameters, answer in queue:
+            for sql, parameters, answer, prepare in queue:
                 cursor = connection.cursor(binary=True)
                 # Prepared from the first use on, or never: of a statement that psycopg prepares at a later use, it
                 # does not notice that the pipeline was aborted before it, and takes it for prepared ever after.
-                await cursor.execute(cast("LiteralString", sql), parameters, prepare=True)
+                await cursor.execute(cast("LiteralString", sql), parameters, prepare=prepare)
                 if answer is not None:
                     answer.cursor = cursor
             if commit:

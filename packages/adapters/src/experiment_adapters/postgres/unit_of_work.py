@@ -14,13 +14,14 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
+from experiment_adapters.postgres.artifacts import PostgresArtifacts
+from experiment_adapters.postgres.audit import PostgresAuditLog
 from experiment_adapters.postgres.captures import PostgresCaptures
 from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
 from experiment_adapters.postgres.experiments import PostgresExperiments
 from experiment_adapters.postgres.projects import PostgresProjects
 from experiment_adapters.postgres.records import (
-    PostgresAuditLog,
     PostgresIdempotency,
     PostgresOutbox,
     PostgresStatusHistory,
@@ -67,6 +68,10 @@ class PostgresUnitOfWork(UnitOfWork):
         return PostgresCaptures(self._statements)
 
     @cached_property
+    def artifacts(self) -> PostgresArtifacts:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresArtifacts(self._statements)
+
+    @cached_property
     def sensors(self) -> PostgresSensors:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresSensors(self._statements)
 
@@ -109,7 +114,7 @@ class PostgresUnitOfWork(UnitOfWork):
                 raise Unauthenticated("This sensor token is unknown or has been rotated.")
             sensor_id, project_id = row
             return Grants(actor=f"sensor:{sensor_id}", roles={project_id: Role.SENSOR}, sensor_id=sensor_id)
-        return Grants(actor=principal.actor, everywhere=True)
+        return Grants(actor=principal.actor, everywhere=principal.role)
 
     async def commit(self) -> None:
         await self._statements.commit()

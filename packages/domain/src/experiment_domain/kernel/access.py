@@ -12,17 +12,20 @@ from experiment_domain.kernel.errors import Forbidden, NotFound
 
 
 class Role(StrEnum):
-    """What somebody is to a project. Owner ⊃ editor ⊃ viewer; sensor and system stand apart."""
+    """What somebody is to a project. Owner ⊃ editor ⊃ viewer; sensor, integration and system stand apart."""
 
     VIEWER = "viewer"
     EDITOR = "editor"
     OWNER = "owner"
     SENSOR = "sensor"
+    INTEGRATION = "integration"
     SYSTEM = "system"
 
 
 MEMBER_ROLES = (Role.VIEWER, Role.EDITOR, Role.OWNER)
 _RANK = {role: rank for rank, role in enumerate(MEMBER_ROLES)}
+_MACHINES = (Role.SENSOR, Role.INTEGRATION)
+"""These know of no things but those that they may do something to."""
 
 
 class Permission(StrEnum):
@@ -33,6 +36,7 @@ class Permission(StrEnum):
     ADMINISTER = "publish, approve, rotate, manage webhooks"
     OWN = "archive, delete, restore, change settings, read the audit log"
     INGEST = "send readings and heartbeats"
+    REPORT = "report the status of artifacts"
     SIGN_IN = "be a known user"
 
 
@@ -44,6 +48,7 @@ GRANTS: Mapping[Permission, frozenset[Role]] = {
     Permission.ADMINISTER: _OWNERS,
     Permission.OWN: _OWNERS,
     Permission.INGEST: frozenset({Role.SENSOR}),
+    Permission.REPORT: frozenset({Role.INTEGRATION}),
     Permission.SIGN_IN: frozenset(MEMBER_ROLES),
 }
 
@@ -82,6 +87,23 @@ class SensorToken:
 
 
 @frozen(kw_only=True)
+class Integration:
+    """Another service, known by the secret that it signs with."""
+
+    name: str
+
+    @property
+    def actor(self) -> str:
+        """The name under which history and audit know that service."""
+        return f"integration:{self.name}"
+
+    @property
+    def role(self) -> Role:
+        """What it is to every project."""
+        return Role.INTEGRATION
+
+
+@frozen(kw_only=True)
 class System:
     """The service itself."""
 
@@ -90,8 +112,13 @@ class System:
         """The name under which history and audit know the service."""
         return "system"
 
+    @property
+    def role(self) -> Role:
+        """What it is to every project."""
+        return Role.SYSTEM
 
-Principal = User | SensorToken | System
+
+Principal = User | SensorToken | Integration | System
 
 
 @frozen(kw_only=True)
@@ -105,12 +132,12 @@ class Caller:
 
 @frozen(kw_only=True)
 class Grants:
-    """The roles of one principal: of a user by project, of a sensor in its own project."""
+    """The roles of one principal: of a user by project, of a sensor in its own project, of a service `everywhere`."""
 
     actor: str
     roles: Mapping[UUID, Role] = field(factory=dict[UUID, Role])
     sensor_id: UUID | None = None
-    everywhere: bool = False
+    everywhere: Role | None = None
 
     @classmethod
     def of_user(cls, user: User, memberships: Mapping[UUID, Role]) -> "Grants":
@@ -126,18 +153,19 @@ class Grants:
 
     def role_in(self, project_id: UUID) -> Role | None:
         """The role in a project, None for an outsider."""
-        return Role.SYSTEM if self.everywhere else self.roles.get(project_id)
+        return self.everywhere or self.roles.get(project_id)
 
     def allows(self, permission: Permission, project_id: UUID) -> bool:
         """Whether `permission` is granted in the project."""
-        return self.everywhere or self.role_in(project_id) in GRANTS[permission]
+        return self.everywhere is Role.SYSTEM or self.role_in(project_id) in GRANTS[permission]
 
     def require(self, permission: Permission, project_id: UUID, noun: str) -> None:
         """Refuse with `NotFound` an outsider, who may not know of the thing; with `Forbidden` too low a role."""
         role = self.role_in(project_id)
-        if role is None or (role is Role.SENSOR and permission is not Permission.INGEST):
+        allowed = self.allows(permission, project_id)
+        if role is None or (role in _MACHINES and not allowed):
             raise NotFound(noun)
-        if not self.allows(permission, project_id):
+        if not allowed:
             raise Forbidden(f"The role {role} does not allow to {permission}.")
 
 

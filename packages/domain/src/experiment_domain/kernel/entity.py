@@ -118,8 +118,8 @@ class StatusHistory(Protocol):
     """Where transitions are written, once."""
 
     @abstractmethod
-    def record(self, change: StatusChange) -> None:
-        """Write one transition with the unit of work."""
+    def record(self, *changes: StatusChange) -> None:
+        """Write transitions with the unit of work, in this order."""
 
     @abstractmethod
     async def of(self, entity_type: str, entity_id: UUID) -> Sequence[StatusChange]:

@@ -1,8 +1,11 @@
 """What text, tags and JSON values the domain accepts. Paths in refusals are those of the request's fields."""
 
 import math
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
+from uuid import UUID
 
 from experiment_domain.kernel.errors import Invalid
 
@@ -13,6 +16,9 @@ TAGS = 100
 JSON_DEPTH = 20
 JSON_SIZE = 65_536
 JSON_INTEGER = 2**63
+WORD_LENGTH = 100
+
+_WORD = re.compile(r"[^\W_]+")
 
 
 def same(one: object, other: object) -> bool:
@@ -55,6 +61,28 @@ def checked_names(path: str, values: Iterable[str], *, most: int = TAGS) -> tupl
     for index, name in enumerate(names):
         checked_name(f"{path}[{index}]", name, longest=TAG_LENGTH)
     return names
+
+
+def checked_ids(path: str, values: Sequence[UUID], *, most: int) -> Sequence[UUID]:
+    """A list of ids: not empty, none twice."""
+    if not 1 <= len(values) <= most:
+        raise Invalid.at(path, f"must have 1 to {most} entries, has {len(values):,}")
+    first: dict[UUID, int] = {}
+    for index, value in enumerate(values):
+        if first.setdefault(value, index) != index:
+            raise Invalid.at(f"{path}[{index}]", f"is the same as {path}[{first[value]}]")
+    return values
+
+
+def words_of(*texts: str | None) -> tuple[str, ...]:
+    """The distinct words of texts, as they are searched for: letters and digits, however they are written.
+
+    Of a longer word, the first `WORD_LENGTH` characters count.
+    """
+    text = unicodedata.normalize("NFKC", " ".join(filter(None, texts)))
+    # Folding case can undo the normal form.
+    text = unicodedata.normalize("NFKC", text.casefold())
+    return tuple(dict.fromkeys(word[:WORD_LENGTH] for word in _WORD.findall(text)))
 
 
 def checked_seconds(path: str, value: float | None, *, longest: float = 366 * 86_400.0) -> float | None:

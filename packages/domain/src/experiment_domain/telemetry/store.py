@@ -173,11 +173,9 @@ class TelemetryStore(Protocol):
         """Readings in the order of their timestamps; of one timestamp the reading received last."""
 
     @abstractmethod
-    async def metrics(
-        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
-    ) -> Sequence[Metrics]:
+    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
         """The statistics of every sensor's signals over a run's sessions, by sensor and signal.
 
-        The physical layer is each series' current one; series of different profile versions are kept apart. With
-        `unconverted` only series without a physical layer count.
+        The physical layer is each series' current one; series of different profile versions are kept apart. Without
+        a `layer`, the raw one counts of those series that have no physical one.
         """

@@ -6,7 +6,8 @@ from uuid import UUID
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange, refuse_archived
-from experiment_domain.kernel.errors import Invalid
+from experiment_domain.kernel.errors import Invalid, NotFound
+from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.runs import Run
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
@@ -103,9 +104,25 @@ class CaptureUseCases(UseCases):
 
     @requires(Permission.READ)
     async def history(self, permit: Permit, session_id: UUID) -> Sequence[StatusChange]:
-        """Its transitions, oldest first."""
-        await permit.holds(await self.uow.captures.get(session_id), "capture session")
+        """Its transitions, oldest first; owners see those of a deleted session too."""
+        await self._shown(permit, session_id)
         return await self.uow.history.of("capture_session", session_id)
+
+    @requires(Permission.READ)
+    async def events(
+        self, permit: Permit, session_id: UUID, *, limit: int = 50, after: Position | None = None
+    ) -> Page[RecordedEvent]:
+        """Everything that happened to it, oldest first; owners see what happened to a deleted session too."""
+        session = await self._shown(permit, session_id)
+        found = await self.uow.events.of(session.subject, limit=limit + 1, after=after)
+        return Page[RecordedEvent].of(found, limit, _place)
+
+    async def _shown(self, permit: Permit, session_id: UUID) -> CaptureSession:
+        """The session, for who may read it. A deleted one is gone for all but those who can bring it back."""
+        session = await permit.holds(await self.uow.captures.get(session_id, deleted=True), "capture session")
+        if session.deleted_at is not None and not (await permit.grants()).allows(Permission.OWN, session.project_id):
+            raise NotFound("capture session")
+        return session
 
     async def _locked(
         self, permit: Permit, session_id: UUID, if_version: int | None, *, deleted: bool = False
@@ -123,8 +140,12 @@ class CaptureUseCases(UseCases):
         change = session.start(
             run=run,
             pins=await self.uow.captures.pins_for(run.id),
-            running_sessions=await self.uow.captures.active_in(run.id),
+            running_sessions=(await self.uow.captures.active_in([run.id])).get(run.id, ()),
             at=self.recorder.now,
             reason=reason,
         )
         return await self.recorder.keep(self.uow.captures, change, "capture_session", "start", reason=reason)
+
+
+def _place(recorded: RecordedEvent) -> Position:
+    return recorded.event.at, recorded.id

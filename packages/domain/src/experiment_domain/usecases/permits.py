@@ -31,8 +31,9 @@ class Permit:
 
     async def require(self, project_id: UUID, noun: str) -> None:
         """Refuse unless the permission is granted in the project that `noun` belongs to."""
-        (await self.grants()).require(self.permission, project_id, noun)
+        grants = await self.grants()
         self.used = True
+        grants.require(self.permission, project_id, noun)
 
     async def holds(self, entity: E | None, noun: str, version: int | None = None) -> E:
         """The entity, if there is one, the permission is granted, and it is at the `version` the caller read."""

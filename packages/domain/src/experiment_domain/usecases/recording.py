@@ -1,6 +1,6 @@
 """What every command does with a change: keep it, and record history, audit and events with it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
@@ -9,7 +9,7 @@ from experiment_domain.audit import AuditRecord
 from experiment_domain.kernel.access import Caller, Grants, Role
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.entity import Change, Entity, StatusChange, differences
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.kernel.ids import Ids
 from experiment_domain.unit_of_work import UnitOfWork
 
@@ -32,6 +32,13 @@ class KeepsAndRemoves(Keeps[E_contra], Protocol[E_contra]):
 
     def remove(self, entity: E_contra, /) -> None:
         """Remove an entity."""
+
+
+class KeepsMany(Protocol[E]):
+    """A repository that keeps many changed entities at once."""
+
+    def save_all(self, changes: Sequence[Change[E]], /) -> None:
+        """Keep changed entities."""
 
 
 class Recorder:
@@ -81,16 +88,29 @@ class Recorder:
             cast("KeepsAndRemoves[E]", repository).remove(entity)
         else:
             repository.save(entity)
-        await self._record_transition(change, noun, reason)
-        before, after = differences(change)
-        await self.audit(noun, str(entity.id), entity.project_id, action, before=before, after=after)
-        self.emit(*change.events)
+        await self._record([change], noun, action, reason)
         return entity
 
-    def emit(self, *events: Event) -> None:
-        """Record events."""
-        for event in events:
-            self.uow.events.record(self.ids.new(), event)
+    async def keep_all(
+        self,
+        repository: KeepsMany[E],
+        changes: Iterable[Change[E]],
+        noun: str,
+        action: str,
+        *,
+        reason: str | None = None,
+    ) -> None:
+        """Keep many changes of entities that were there before, each as `keep` does, in as few statements as one."""
+        edits = [change for change in changes if not change.is_empty]
+        if edits:
+            repository.save_all(edits)
+            await self._record(edits, noun, action, reason)
+
+    async def emit(self, *events: Event, actor: str | None = None) -> None:
+        """Record events, by the caller: `actor` saves asking for the roles of one whose name is known already."""
+        if events:
+            actor = actor or (await self.grants()).actor
+            self.uow.events.record(*(RecordedEvent(id=self.ids.new(), event=event, actor=actor) for event in events))
 
     async def audit(
         self,
@@ -104,40 +124,64 @@ class Recorder:
     ) -> None:
         """Write one command into the audit log."""
         grants = await self.grants()
+        self.uow.audit.record(self._audit_record(grants, noun, target_id, project_id, action, before, after))
+
+    async def _record(self, changes: Sequence[Change[Any]], noun: str, action: str, reason: str | None) -> None:
+        grants = await self.grants()
+        moves = [self._transition(grants, change, noun, reason) for change in changes if _is_transition(change)]
+        if moves:
+            self.uow.history.record(*moves)
         self.uow.audit.record(
-            AuditRecord(
-                id=self.ids.new(),
-                project_id=project_id,
-                at=self.now,
-                actor=grants.actor,
-                role=str(grants.role_in(project_id) or ""),
-                request_id=self.caller.request_id,
-                address=self.caller.address,
-                action=action,
-                target_type=noun,
-                target_id=target_id,
-                before=before,
-                after=after,
+            *(
+                self._audit_record(
+                    grants, noun, str(change.result.id), change.result.project_id, action, *differences(change)
+                )
+                for change in changes
             )
+        )
+        await self.emit(*(event for change in changes for event in change.events))
+
+    def _audit_record(
+        self,
+        grants: Grants,
+        noun: str,
+        target_id: str,
+        project_id: UUID,
+        action: str,
+        before: Mapping[str, Any] | None,
+        after: Mapping[str, Any] | None,
+    ) -> AuditRecord:
+        return AuditRecord(
+            id=self.ids.new(),
+            project_id=project_id,
+            at=self.now,
+            actor=grants.actor,
+            role=str(grants.role_in(project_id) or ""),
+            request_id=self.caller.request_id,
+            address=self.caller.address,
+            action=action,
+            target_type=noun,
+            target_id=target_id,
+            before=before,
+            after=after,
         )
 
-    async def _record_transition(self, change: Change[Any], noun: str, reason: str | None) -> None:
-        source = getattr(change.before, "status", None)
-        target = getattr(change.after, "status", None)
-        if source is None or target is None or source == target:
-            return
+    def _transition(self, grants: Grants, change: Change[Any], noun: str, reason: str | None) -> StatusChange:
         entity = change.result
-        grants = await self.grants()
-        self.uow.history.record(
-            StatusChange(
-                entity_type=noun,
-                entity_id=entity.id,
-                project_id=entity.project_id,
-                source=source,
-                target=target,
-                at=self.now,
-                actor=grants.actor,
-                role=str(grants.role_in(entity.project_id) or ""),
-                reason=reason,
-            )
+        return StatusChange(
+            entity_type=noun,
+            entity_id=entity.id,
+            project_id=entity.project_id,
+            source=getattr(change.before, "status"),  # noqa: B009 - not every entity has one; those that move do
+            target=entity.status,
+            at=self.now,
+            actor=grants.actor,
+            role=str(grants.role_in(entity.project_id) or ""),
+            reason=reason,
         )
+
+
+def _is_transition(change: Change[Any]) -> bool:
+    source = getattr(change.before, "status", None)
+    target = getattr(change.after, "status", None)
+    return source is not None and target is not None and source != target

@@ -1,17 +1,38 @@
 """What can be done with runs and the sensors bound to them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from attrs import evolve
+from attrs import evolve, frozen
 
-from experiment_domain.experiments import check_sort
+from experiment_domain.experiments import Experiment, check_sort
 from experiment_domain.kernel.access import Permission
-from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
-from experiment_domain.kernel.errors import NotFound
-from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus
+from experiment_domain.kernel.entity import Change, Lock, Page, Position, StatusChange
+from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal
+from experiment_domain.kernel.values import checked_ids
+from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus, Tagging
 from experiment_domain.usecases.permits import Permit, UseCases, requires
+
+BULK_RUNS = 500
+"""How many runs one command takes at most."""
+
+_ACTIONS = {
+    RunStatus.DRAFT: "update",
+    RunStatus.RUNNING: "start",
+    RunStatus.FINISHED: "finish",
+    RunStatus.FAILED: "fail",
+    RunStatus.ARCHIVED: "archive",
+}
+
+
+@frozen(kw_only=True)
+class RunOutcome:
+    """What became of one of several runs: the run as it is now, or why it was refused."""
+
+    run_id: UUID
+    run: Run | None = None
+    refusal: Refusal | None = None
 
 
 class RunUseCases(UseCases):
@@ -83,9 +104,12 @@ class RunUseCases(UseCases):
 
     @requires(Permission.OWN)
     async def delete(self, permit: Permit, run_id: UUID, *, if_version: int | None = None) -> None:
-        """Remove a draft without capture sessions."""
+        """Remove a draft without capture sessions and artifacts."""
         run = await self._locked(permit, run_id, if_version)
-        change = run.remove(has_sessions=await self.uow.captures.any_in(run_id))
+        change = run.remove(
+            has_sessions=await self.uow.captures.any_in(run_id),
+            has_artifacts=await self.uow.artifacts.any_in(run_id),
+        )
         await self.recorder.keep(self.uow.runs, change, "run", "delete")
 
     @requires(Permission.EDIT)
@@ -123,16 +147,77 @@ class RunUseCases(UseCases):
     ) -> Run:
         """→ archived, for good, and with it its sessions."""
         run = await self._end(permit, run_id, RunStatus.ARCHIVED, "archive", reason, if_version)
-        for session in await self.uow.captures.of_run(run_id, Lock.UPDATE):
-            change = session.archive(at=self.recorder.now, reason=reason)
-            await self.recorder.keep(
-                self.uow.captures,
-                change,
-                "capture_session",
-                "archive",
-                reason=reason or "its run was archived",
-            )
+        await self._archive_sessions([run_id], reason)
         return run
+
+    @requires(Permission.EDIT)
+    async def set_statuses(
+        self,
+        permit: Permit,
+        run_ids: Sequence[UUID],
+        status: RunStatus,
+        *,
+        reason: str | None = None,
+        atomic: bool = False,
+    ) -> Sequence[RunOutcome]:
+        """Bring several runs to a status, each by its own rules; `atomic`: all of them or none (`not_all_possible`).
+
+        To archive takes the permission to, in each run's project.
+        """
+        checked_ids("run_ids", run_ids, most=BULK_RUNS)
+        await permit.user()
+        needed = Permission.OWN if status is RunStatus.ARCHIVED else permit.permission
+        starts = status is RunStatus.RUNNING
+        experiments = dict(await self.uow.experiments.of_runs(run_ids, Lock.UPDATE)) if starts else {}
+        runs = await self.uow.runs.several(run_ids, Lock.UPDATE)
+        active: Mapping[UUID, Sequence[UUID]] = {} if starts else await self.uow.captures.active_in(run_ids)
+        begun: list[Change[Experiment]] = []
+
+        async def moved(run_id: UUID) -> Change[Run]:
+            run = await permit.holds(runs.get(run_id), "run")
+            (await permit.grants()).require(needed, run.project_id, "run")
+            if not starts:
+                return run.end(status, active_sessions=active.get(run_id, ()), at=self.recorder.now, reason=reason)
+            experiment = experiments[run.experiment_id]
+            if run.status is RunStatus.DRAFT and experiment.status == "draft":
+                begun.append(experiment.start(at=self.recorder.now))
+                experiments[experiment.id] = experiment = begun[-1].result
+            return run.start(experiment=experiment, at=self.recorder.now, reason=reason)
+
+        changes, outcomes = await _each(run_ids, moved)
+        refused = [outcome for outcome in outcomes if outcome.refusal is not None]
+        if atomic and refused:
+            raise Conflict(
+                "not_all_possible",
+                f"{len(refused)} of {len(outcomes)} runs cannot become {status}, so that none has.",
+                items=[
+                    {"run_id": str(outcome.run_id), "code": outcome.refusal.code, "detail": outcome.refusal.detail}
+                    for outcome in refused
+                    if outcome.refusal is not None
+                ],
+            )
+        await self.recorder.keep_all(
+            self.uow.experiments, begun, "experiment", "start", reason="its first run was started"
+        )
+        await self.recorder.keep_all(self.uow.runs, changes, "run", _ACTIONS[status], reason=reason)
+        if status is RunStatus.ARCHIVED:
+            await self._archive_sessions([change.result.id for change in changes if not change.is_empty], reason)
+        return outcomes
+
+    @requires(Permission.EDIT)
+    async def tag(self, permit: Permit, run_ids: Sequence[UUID], tagging: Tagging) -> Sequence[RunOutcome]:
+        """Add, remove or set the tags of several runs, each by its own rules."""
+        checked_ids("run_ids", run_ids, most=BULK_RUNS)
+        await permit.user()
+        runs = await self.uow.runs.several(run_ids, Lock.UPDATE)
+
+        async def tagged(run_id: UUID) -> Change[Run]:
+            run = await permit.holds(runs.get(run_id), "run")
+            return run.retag(tagging, at=self.recorder.now)
+
+        changes, outcomes = await _each(run_ids, tagged)
+        await self.recorder.keep_all(self.uow.runs, changes, "run", "tag")
+        return outcomes
 
     @requires(Permission.READ)
     async def history(self, permit: Permit, run_id: UUID) -> Sequence[StatusChange]:
@@ -182,8 +267,18 @@ class RunUseCases(UseCases):
         self.uow.runs.unbind(run_id, sensor_id)
         await self._record_binding(run, sensor_id, "sensor.unbound", "unbind")
 
+    async def _archive_sessions(self, run_ids: Sequence[UUID], reason: str | None) -> None:
+        sessions = await self.uow.captures.of_runs(run_ids, Lock.UPDATE)
+        await self.recorder.keep_all(
+            self.uow.captures,
+            [session.archive(at=self.recorder.now, reason=reason) for session in sessions],
+            "capture_session",
+            "archive",
+            reason=reason or "its run was archived",
+        )
+
     async def _record_binding(self, run: Run, sensor_id: UUID, event: str, action: str) -> None:
-        self.recorder.emit(
+        await self.recorder.emit(
             evolve(
                 run.event(event, self.recorder.now, run_id=str(run.id)),
                 subject=f"sensor/{sensor_id}",
@@ -206,8 +301,25 @@ class RunUseCases(UseCases):
         run = await self._locked(permit, run_id, if_version)
         change = run.end(
             target,
-            active_sessions=await self.uow.captures.active_in(run_id),
+            active_sessions=(await self.uow.captures.active_in([run_id])).get(run_id, ()),
             at=self.recorder.now,
             reason=reason,
         )
         return await self.recorder.keep(self.uow.runs, change, "run", action, reason=reason)
+
+
+async def _each(
+    run_ids: Sequence[UUID], command: Callable[[UUID], Awaitable[Change[Run]]]
+) -> tuple[list[Change[Run]], list[RunOutcome]]:
+    """What a command makes of each run: the changes, and an outcome for every id in their order."""
+    changes: list[Change[Run]] = []
+    outcomes: list[RunOutcome] = []
+    for run_id in run_ids:
+        try:
+            change = await command(run_id)
+        except (NotFound, Forbidden, Conflict, Invalid) as refusal:
+            outcomes.append(RunOutcome(run_id=run_id, refusal=refusal))
+        else:
+            changes.append(change)
+            outcomes.append(RunOutcome(run_id=run_id, run=change.result))
+    return changes, outcomes

@@ -1,6 +1,7 @@
 """What can be done with sensors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,15 @@ from attrs import evolve, frozen
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
 from experiment_domain.kernel.errors import Conflict, NotFound
-from experiment_domain.sensors import Sensor, SensorFilter, new_token, token_hash
+from experiment_domain.sensors import (
+    Sensor,
+    SensorFilter,
+    SignsOfLife,
+    SignsWindow,
+    StatusSummary,
+    new_token,
+    token_hash,
+)
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
 
@@ -43,25 +52,26 @@ class SensorUseCases(UseCases):
     @requires(Permission.READ)
     async def get(self, permit: Permit, sensor_id: UUID) -> Sensor:
         """One sensor, of a project the caller may read or shared with one."""
-        sensor = await self.uow.sensors.get(sensor_id)
-        if sensor is not None:
-            grants = await permit.grants()
-            for project_id in await self.uow.sensors.projects_of(sensor_id):
-                if grants.allows(permit.permission, project_id):
-                    await permit.require(project_id, "sensor")
-                    return sensor
-        return await permit.holds(sensor, "sensor")
+        return await self._seen_by(permit, sensor_id)
 
     @requires(Permission.READ)
     async def page(
         self, permit: Permit, which: SensorFilter, *, limit: int = 50, after: Position | None = None
     ) -> Page[Sensor]:
         """Sensors of the projects the caller may read; of those that `which` names, if it names any."""
-        readable = await permit.projects()
-        wanted = readable & frozenset(which.project_ids) if which.project_ids else readable
+        wanted = await self._wanted(permit, which.project_ids)
         if not wanted:
             return Page(())
-        return await self.uow.sensors.page(evolve(which, project_ids=wanted), limit=limit, after=after)
+        which = evolve(which, project_ids=wanted, as_of=self.recorder.now)
+        return await self.uow.sensors.page(which, limit=limit, after=after)
+
+    @requires(Permission.READ)
+    async def status_summary(self, permit: Permit, project_ids: Collection[UUID] = ()) -> StatusSummary:
+        """How many of the sensors that `page` would list are online, delayed and offline, but for retired ones."""
+        wanted = await self._wanted(permit, project_ids)
+        if not wanted:
+            return StatusSummary()
+        return await self.uow.sensors.status_summary(wanted, self.recorder.now)
 
     @requires(Permission.EDIT)
     async def edit(self, permit: Permit, sensor_id: UUID, *, if_version: int | None = None, **values: Any) -> Sensor:
@@ -132,11 +142,28 @@ class SensorUseCases(UseCases):
         if sensor is None:
             raise NotFound("sensor")
         sensor.check_delivers()
-        seen = sensor.seen(at=self.recorder.now)
-        if not seen.is_empty:
-            return await self.recorder.keep(self.uow.sensors, seen, "sensor", "activate")
-        self.uow.sensors.renew_sign_of_life(sensor_id, self.recorder.now)
-        return evolve(sensor, last_seen_at=self.recorder.now)
+        now = self.recorder.now
+        self.uow.sensors.renew_sign_of_life(sensor_id, now)
+        sensor = await self.recorder.keep(self.uow.sensors, sensor.seen(at=now), "sensor", "activate")
+        return evolve(sensor, last_seen_at=max(now, sensor.last_seen_at or now))
+
+    @requires(Permission.READ)
+    async def heartbeats(
+        self,
+        permit: Permit,
+        sensor_id: UUID,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        bucket: int = 60,
+    ) -> Sequence[SignsOfLife]:
+        """Its signs of life by buckets of so many seconds, oldest first, for whoever may see the sensor.
+
+        The window is the last hour unless told otherwise; see `SignsWindow`.
+        """
+        await self._seen_by(permit, sensor_id)
+        window = SignsWindow.of(start=start, end=end, bucket=bucket, now=self.recorder.now)
+        return await self.uow.sensors.signs_of_life(sensor_id, window)
 
     @requires(Permission.READ)
     async def projects(self, permit: Permit, sensor_id: UUID) -> Sequence[UUID]:
@@ -171,6 +198,20 @@ class SensorUseCases(UseCases):
         await self.recorder.audit(
             "sensor", str(sensor_id), sensor.project_id, "unshare", before={"project_id": str(project_id)}
         )
+
+    async def _seen_by(self, permit: Permit, sensor_id: UUID) -> Sensor:
+        sensor = await self.uow.sensors.get(sensor_id)
+        if sensor is not None:
+            grants = await permit.grants()
+            for project_id in await self.uow.sensors.projects_of(sensor_id):
+                if grants.allows(permit.permission, project_id):
+                    await permit.require(project_id, "sensor")
+                    return sensor
+        return await permit.holds(sensor, "sensor")
+
+    async def _wanted(self, permit: Permit, project_ids: Collection[UUID]) -> frozenset[UUID]:
+        readable = await permit.projects()
+        return readable & frozenset(project_ids) if project_ids else readable
 
     async def _locked(self, permit: Permit, sensor_id: UUID, if_version: int | None) -> Sensor:
         return await permit.holds(await self.uow.sensors.get(sensor_id, Lock.UPDATE), "sensor", if_version)

@@ -13,6 +13,7 @@ from experiment_domain.kernel.access import Caller, Principal
 from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.ids import Ids, TimeOrderedIds
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from experiment_domain.usecases.artifacts import ArtifactUseCases
 from experiment_domain.usecases.captures import CaptureUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
@@ -50,6 +51,11 @@ class Work:
     def captures(self) -> CaptureUseCases:
         """Capture sessions."""
         return CaptureUseCases(self._recorder)
+
+    @cached_property
+    def artifacts(self) -> ArtifactUseCases:
+        """Artifacts of runs."""
+        return ArtifactUseCases(self._recorder)
 
     @cached_property
     def sensors(self) -> SensorUseCases:

@@ -12,6 +12,7 @@ from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from experiment_domain.kernel.events import Event
+from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.telemetry.store import (
     Admission,
@@ -90,7 +91,7 @@ class TelemetryUseCases(UseCases):
         )
         await self._sign_of_life(admission)
         if is_late:
-            self.recorder.emit(_late_data(destination, receipt))
+            await self.recorder.emit(_late_data(destination, receipt), actor=f"sensor:{sensor.id}")
         return Accepted(
             capture_session_id=receipt.capture_session_id,
             accepted=receipt.accepted,
@@ -141,13 +142,9 @@ class TelemetryUseCases(UseCases):
         grants = await permit.grants()
         if layer is Layer.RAW:
             await self._require_raw(grants, run.project_id)
-        if layer is not None:
-            return await self.uow.telemetry.metrics(run_id, layer=layer, signals=signals)
-        physical = await self.uow.telemetry.metrics(run_id, layer=Layer.PHYSICAL, signals=signals)
-        if not await self._raw_allowed(grants, run.project_id):
-            return physical
-        raw = await self.uow.telemetry.metrics(run_id, layer=Layer.RAW, signals=signals, unconverted=True)
-        return sorted([*physical, *raw], key=lambda metrics: (metrics.sensor_id, metrics.signal))
+        elif layer is None and not await self._raw_allowed(grants, run.project_id):
+            layer = Layer.PHYSICAL
+        return await self.uow.telemetry.metrics(run_id, layer=layer, signals=signals)
 
     def _chunks(self, batch: Batch, destination: Destination) -> list[Chunk]:
         profile = destination.profile
@@ -164,17 +161,16 @@ class TelemetryUseCases(UseCases):
         ]
 
     async def _sign_of_life(self, admission: Admission) -> None:
-        sensor = admission.sensor
-        if not sensor.seen(at=self.recorder.now).is_empty:
+        sensor, now = admission.sensor, self.recorder.now
+        if not sensor.seen(at=now).is_empty:
             # Admission holds the batch and the session, not the sensor: another batch may be the first one as well.
             held = await self.uow.sensors.get(sensor.id, Lock.UPDATE)
             sensor = sensor if held is None else held
             sensor.check_delivers()
-        seen = sensor.seen(at=self.recorder.now)
-        if not seen.is_empty:
-            await self.recorder.keep(self.uow.sensors, seen, "sensor", "activate")
-        elif sensor.is_due_for_a_sign(self.recorder.now):
-            self.uow.sensors.renew_sign_of_life(sensor.id, self.recorder.now)
+        if sensor.is_due_for_a_sign(now):
+            # Of batches that find it due at the same moment, one gives the sign.
+            self.uow.sensors.renew_sign_of_life(sensor.id, now, unless_since=now - SIGN_OF_LIFE_EVERY)
+        await self.recorder.keep(self.uow.sensors, sensor.seen(at=now), "sensor", "activate")
 
     async def _check_known(self, session: CaptureSession, query: ReadingQuery) -> None:
         """A series that has no readings yet is empty; one that can never have any is not found."""

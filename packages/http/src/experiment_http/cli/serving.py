@@ -35,17 +35,17 @@ def serve(host: str, port: int, processes: int) -> None:
     """Serve until SIGINT or SIGTERM. Raises `OSError` where the address cannot be had; may raise `SystemExit`."""
     from granian.constants import HTTPModes, Interfaces, Loops  # noqa: PLC0415 - not needed to say what is wrong
     from granian.log import LogLevels  # noqa: PLC0415
-    from granian.server import Server  # noqa: PLC0415
 
     from experiment_adapters.logs import configure_logs  # noqa: PLC0415
     from experiment_adapters.settings import Settings  # noqa: PLC0415
+    from experiment_http.cli.lasting import LastingServer  # noqa: PLC0415
 
     log = Settings.from_environment(os.environ).log
     configure_logs(log)
     if sys.platform == "linux":
         # Workers are forked: they share what is imported now, and one that crashed is back at once.
         import_module(MODULE)
-    server = Server(
+    server = LastingServer(
         TARGET,
         address=host,
         port=port,
@@ -53,7 +53,6 @@ def serve(host: str, port: int, processes: int) -> None:
         loop=Loops.auto if sys.platform == "win32" else Loops.uvloop,
         http=HTTPModes.http1,
         workers=processes,
-        respawn_failed_workers=True,
         workers_kill_timeout=DRAINING,
         log_level=LogLevels(log.level),
         log_dictconfig=SERVER_LOGS,

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made of what the operations declare."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from experiment_domain.idempotency import KEPT_FOR
-from experiment_http import problems
+from experiment_http import problems, signatures
 from experiment_http.answers import JSON
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
@@ -21,11 +22,13 @@ measured in raw and in physical units, and how every status came to be.
 
 - Times are RFC 3339 in UTC with microseconds and `Z`; durations are seconds; ids are UUIDv7.
 - Errors are problem documents (RFC 9457) with a stable `code`. Unknown fields and query parameters are refused.
-- Every POST takes an `Idempotency-Key`: the same request with the same key is answered as the first time.
+- Every POST takes an `Idempotency-Key`: the same request with the same key is answered as the first time. Of a signed
+  callback, `webhook-id` is the key.
 - Entities carry a `version`, which is their `ETag`; `If-Match` makes a change conditional.
 - Lists come in pages: give `next_cursor` back as `cursor`, with the same query.
 - `x-permission` names what an operation asks for: `read`, `edit`, `administer` and `own` are those of viewers, editors,
-  owners and owners in a project; `ingest` that of a sensor's own token; `sign_in` of any user; `open` of anybody.
+  owners and owners in a project; `ingest` that of a sensor's own token; `report` that of the Artifact Service, whose
+  callbacks are signed; `sign_in` of any user; `open` of anybody.
 """
 SUMMARIES: Mapping[int, tuple[str, str, str]] = {
     400: ("The request, its headers or its cursor are malformed.", "malformed_body", "The body is not JSON."),
@@ -89,14 +92,13 @@ REQUEST_ID = {"X-Request-Id": {"description": "The caller's own, or a new one.",
 
 def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document."""
-    structs = _structs(operations)
-    _, components = msgspec.json.schema_components(structs, ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = API + "/".join(_path_part(part) for part in operation.path.split("/"))
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
+    parameters = _share_parameters([found for methods in paths.values() for found in methods.values()])
     tags = {operation.tag: operation.about for operation in operations}
-    document = {
+    return {
         "openapi": "3.1.0",
         "info": {
             "title": "Experiment Service",
@@ -110,17 +112,45 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
         + [{"name": "service", "description": "The service itself; no token is needed."}],
         "paths": {**paths, **OPEN_PATHS},
         "components": {
-            "schemas": {**components, "Problem": PROBLEM},
+            "schemas": {**_schemas(operations), "Problem": PROBLEM},
+            "responses": {_problem_name(status): _problem(status) for status in SUMMARIES},
+            "parameters": parameters,
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
                     "description": "A user's JWT, or a sensor's own token (`xps_…`).",
-                }
+                },
+                "signature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": signatures.SIGNATURE.decode(),
+                    "description": "Standard Webhooks 1.0: one or more of `v1,<signature>`, parted by blanks. Each is "
+                    "the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>`, the body as it is sent, in base64, "
+                    "under a secret that is set by `EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS`.",
+                },
             },
         },
     }
-    return _without_views(document)
+
+
+def _share_parameters(operations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put references in the place of parameters that several operations have; what they refer to, by name."""
+    written = [
+        (parameter["name"], msgspec.json.encode(parameter)) for each in operations for parameter in each["parameters"]
+    ]
+    shared: dict[str, bytes] = {}
+    for (name, content), times in Counter(written).most_common():
+        if times > 1:
+            shared.setdefault(name, content)  # of several forms, the most frequent one
+    for operation in operations:
+        operation["parameters"] = [
+            {"$ref": f"#/components/parameters/{parameter['name']}"}
+            if shared.get(parameter["name"]) == msgspec.json.encode(parameter)
+            else parameter
+            for parameter in operation["parameters"]
+        ]
+    return {name: msgspec.json.decode(content) for name, content in sorted(shared.items())}
 
 
 def _structs(operations: Sequence[Operation]) -> list[type[Struct]]:
@@ -133,18 +163,29 @@ def _structs(operations: Sequence[Operation]) -> list[type[Struct]]:
     return list(found)
 
 
-def _without_views(value: Any) -> Any:
-    """The names of structs as the caller knows them: `ExperimentView` shows an `Experiment`."""
-    if isinstance(value, dict):
-        return {
-            name.removesuffix("View") if isinstance(item, dict) else name: _without_views(item)
-            for name, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_views(item) for item in value]
-    if isinstance(value, str) and (value.startswith("#/components/") or value.endswith("View")):
-        return value.removesuffix("View")
-    return value
+def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
+    structs = _structs(operations)
+    _, components = msgspec.json.schema_components(structs, ref_template=REF)
+    schemas = {_shown_name(name): _with_shown_names(schema) for name, schema in components.items()}
+    if len(schemas) < len(components):
+        raise TypeError("a struct has the name of another one's view")
+    return schemas
+
+
+def _shown_name(name: str) -> str:
+    """The name of a struct as the caller knows it: `ExperimentView` shows an `Experiment`."""
+    return name.removesuffix("View")
+
+
+def _with_shown_names(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_shown_names(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _shown_name(item) if key in ("$ref", "title") and isinstance(item, str) else _with_shown_names(item)
+        for key, item in schema.items()
+    }
 
 
 def _path_part(part: str) -> str:
@@ -152,7 +193,7 @@ def _path_part(part: str) -> str:
 
 
 def _refer(struct: type[Struct]) -> dict[str, Any]:
-    return {"$ref": REF.format(name=struct.__name__)}
+    return {"$ref": REF.format(name=_shown_name(struct.__name__))}
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -166,6 +207,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.description:
         described["description"] = operation.description
+    if operation.signed_by is not None:
+        described["security"] = [{"signature": []}]
     if operation.body is not None:
         media = {"schema": _refer(operation.body.schema), "example": dict(operation.body.schema.example)}
         described["requestBody"] = {"required": operation.body.required, "content": {JSON: media}}
@@ -215,7 +258,9 @@ def _given(schema: Any, components: Mapping[str, Any]) -> Any:
 
 
 def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
-    if operation.method == "POST":
+    if operation.signed_by is not None:
+        yield from _signed_headers()
+    elif operation.method == "POST":
         hours = KEPT_FOR.total_seconds() / 3600
         yield _header(
             "Idempotency-Key",
@@ -224,7 +269,7 @@ def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
         )
     if "if_version" in operation.wants:
         yield _header("If-Match", "The ETag of the version that is to be changed.", {"type": "string"})
-    if operation.method == "GET" and operation.form.has_etag:
+    if _revalidates(operation):
         yield _header("If-None-Match", "The ETag that the caller has.", {"type": "string"})
     if operation.body is not None and operation.body.packed:
         yield _header(
@@ -232,6 +277,23 @@ def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
             "How the body is packed.",
             {"type": "string", "enum": ["identity", "gzip", "zstd"]},
         )
+
+
+def _signed_headers() -> Iterator[dict[str, Any]]:
+    event = {"type": "string", "maxLength": signatures.LONGEST_ID, "pattern": signatures.ID_PATTERN}
+    described = _header(
+        signatures.ID.decode(),
+        "The id of the event, the same however often it is sent: it has one effect, and is answered as the first time.",
+        event,
+    )
+    yield {**described, "required": True}
+    minutes = signatures.TOLERANCE.total_seconds() / 60
+    described = _header(
+        signatures.TIMESTAMP.decode(),
+        f"When this was sent, in seconds since the Unix epoch; at most {minutes:g} minutes from the service's clock.",
+        {"type": "string", "pattern": "^[0-9]{1,12}$"},
+    )
+    yield {**described, "required": True}
 
 
 def _header(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,10 +322,14 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
             for media_type in form.media_types
         }
     yield str(form.status), done
-    if operation.method == "GET" and form.has_etag:
+    if _revalidates(operation):
         yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
     for status in sorted(_refusals(operation)):
-        yield str(status), _problem(status)
+        yield str(status), {"$ref": f"#/components/responses/{_problem_name(status)}"}
+
+
+def _revalidates(operation: Operation) -> bool:
+    return operation.method == "GET" and operation.form.has_etag and operation.form.revalidates
 
 
 def _refusals(operation: Operation) -> set[int]:
@@ -280,6 +346,10 @@ def _refusals(operation: Operation) -> set[int]:
     if "if_version" in operation.wants:
         statuses.add(412)
     return statuses
+
+
+def _problem_name(status: int) -> str:
+    return f"Problem{status}"
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from experiment_http.operations import Operation, Operations
 from experiment_http.v1 import (
+    artifacts,
     captures,
     conversions,
     experiments,
+    integrations,
     members,
     metrics,
     projects,
@@ -22,6 +24,8 @@ NOUNS: Sequence[Operations] = (
     experiments.operations,
     runs.operations,
     captures.operations,
+    artifacts.operations,
+    integrations.operations,
     sensors.operations,
     conversions.operations,
     telemetry_in.operations,

@@ -4,17 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from experiment_domain.kernel.entity import Page, Position, StatusChange
-from experiment_domain.sensors import LONGEST_GRACE, SIGNALS, UNIT_LENGTH, Sensor, SensorFilter, SensorStatus
+from experiment_domain.sensors import (
+    LONGEST_BUCKET,
+    LONGEST_GRACE,
+    SIGNALS,
+    UNIT_LENGTH,
+    Connection,
+    Sensor,
+    SensorFilter,
+    SensorStatus,
+    SignsOfLife,
+    StatusSummary,
+)
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.sensors import SensorUseCases, SensorWithToken
 from experiment_http.answers import EntityView, Items, Nothing, Paged, View, created, one, shown
 from experiment_http.operations import Operations
 from experiment_http.pagination import PageQuery
 from experiment_http.structs import given
-from experiment_http.times import Timestamp
+from experiment_http.times import Moment, Timestamp
 from experiment_http.v1.values import (
     ENTITY,
     Empty,
@@ -124,23 +135,72 @@ class SensorProjectView(View, frozen=True):
     project_id: UUID
 
 
+class StatusSummaryView(View, frozen=True):
+    """How many sensors are online, delayed and offline, by their last sign of life."""
+
+    example: ClassVar[Mapping[str, Any]] = {"online": 11, "delayed": 1, "offline": 2, "total": 14}
+
+    online: int
+    delayed: int
+    offline: int
+    total: int
+
+
+class SignsOfLifeView(View, frozen=True):
+    """How many signs of life a sensor gave at `timestamp` or later, and before `end`."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "timestamp": "2026-03-09T10:14:00.000000Z",
+        "end": "2026-03-09T10:15:00.000000Z",
+        "count": 6,
+    }
+
+    timestamp: Timestamp
+    end: Timestamp
+    count: int
+
+
 class SensorQuery(PageQuery, frozen=True):
     """Which sensors: those that belong to one of the projects or are shared with one."""
 
     project_id: tuple[UUID, ...] = ()
     status: tuple[SensorStatus, ...] = ()
     sensor_type: tuple[str, ...] = ()
+    connection: Annotated[
+        tuple[Connection, ...], Meta(description="By their last sign of life, at the moment of the question.")
+    ] = ()
     q: Words | None = None
 
     def filter(self) -> SensorFilter:
         """The same in the words of the domain."""
         return SensorFilter(
-            project_ids=self.project_id, statuses=self.status, sensor_types=self.sensor_type, words=self.q
+            project_ids=self.project_id,
+            statuses=self.status,
+            sensor_types=self.sensor_type,
+            connections=self.connection,
+            words=self.q,
         )
 
 
+class StatusSummaryQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which projects; without any, of all that the caller may read."""
+
+    project_id: tuple[UUID, ...] = ()
+
+
+class HeartbeatQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which stretch of time, and how it is cut."""
+
+    start: Annotated[Moment, Meta(description="Inclusive; without it, an hour before `end`.")] | None = None
+    end: Annotated[Moment, Meta(description="Exclusive; without it, the end of this minute.")] | None = None
+    bucket: Annotated[
+        int, Meta(ge=60, le=LONGEST_BUCKET, multiple_of=60, description="Seconds of a bucket: whole minutes.")
+    ] = 60
+
+
 operations = Operations("sensors", "Sources of readings, each with a token of its own.")
-ONE = one(SensorView)
+ONE = one(SensorView, revalidates=False)
+"""A sign of life renews `last_seen_at` without a new version: with the same ETag there may be something to tell."""
 
 
 @operations.post("/sensors", SensorUseCases.register, created(SensorWithTokenView, secret=True), refuses=(404,))
@@ -158,9 +218,23 @@ async def list_sensors(work: Work, query: SensorQuery, after: Position | None = 
     return await work.sensors.page(query.filter(), limit=query.limit, after=after)
 
 
+@operations.get("/sensors/status-summary", SensorUseCases.status_summary, one(StatusSummaryView))
+async def sensor_status_summary(work: Work, query: StatusSummaryQuery) -> StatusSummary:
+    """Count the sensors that are online, delayed and offline.
+
+    Online is who gave a sign of life within 30 seconds, delayed who did within 5 minutes, and offline who did not, or
+    never. They are the sensors of the projects that the caller may read and those shared with them, each counted once;
+    retired ones are not.
+    """
+    return await work.sensors.status_summary(query.project_id)
+
+
 @operations.get("/sensors/{sensor_id:uuid}", SensorUseCases.get, ONE)
 async def get_sensor(work: Work, sensor_id: UUID) -> Sensor:
-    """Show a sensor."""
+    """Show a sensor.
+
+    Its `ETag` is for `If-Match`. Signs of life renew `last_seen_at` without a new version, so that it is always sent.
+    """
     return await work.sensors.get(sensor_id)
 
 
@@ -225,6 +299,17 @@ async def sensor_heartbeat(
 ) -> Sensor:
     """Send a sign of life, with the sensor's own token. The first one makes it active."""
     return await work.sensors.heartbeat(sensor_id)
+
+
+@operations.get("/sensors/{sensor_id:uuid}/heartbeats", SensorUseCases.heartbeats, Items(view=SignsOfLifeView))
+async def sensor_heartbeats(work: Work, sensor_id: UUID, query: HeartbeatQuery) -> Sequence[SignsOfLife]:
+    """Count a sensor's signs of life by time, oldest first.
+
+    Every bucket of the window is there, also where nothing came, so that they can be drawn as they are. Edges within a
+    minute are moved outwards to whole minutes, and the last bucket ends with the window. Each heartbeat counts, and of
+    batches one each 5 seconds. Counts are kept for 7 days.
+    """
+    return await work.sensors.heartbeats(sensor_id, start=query.start, end=query.end, bucket=query.bucket)
 
 
 @operations.get("/sensors/{sensor_id:uuid}/history", SensorUseCases.history, Items(view=StatusChangeView))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from experiment_domain.experiments import SORTS
 from experiment_domain.kernel.values import NAME_LENGTH, TAG_LENGTH, TAGS, TEXT_LENGTH
 from experiment_http.answers import View
 from experiment_http.pagination import PageQuery
@@ -17,18 +18,16 @@ Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=TAG_LENGTH)]]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 Reason = Annotated[str, Meta(max_length=1_000)]
 Json = dict[str, Any]
-Words = Annotated[str, Meta(max_length=1_000, description="Words that all occur in the name or the text.")]
+Words = Annotated[
+    str,
+    Meta(
+        max_length=1_000,
+        description="Words, of letters and digits, with each of which a word of the name or of the text begins, in"
+        " whatever case. Blank, it asks for nothing; without a word, it finds nothing.",
+    ),
+]
 Sort = Annotated[
-    Literal[
-        "created_at",
-        "-created_at",
-        "started_at",
-        "-started_at",
-        "finished_at",
-        "-finished_at",
-        "name",
-        "-name",
-    ],
+    Literal[*(f"{way}{field}" for field in SORTS for way in ("", "-"))],
     Meta(description="What the list is sorted by; with `-`, in descending order. Absent values come last."),
 ]
 MemberRole = Literal["viewer", "editor", "owner"]

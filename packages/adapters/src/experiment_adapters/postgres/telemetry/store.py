@@ -249,9 +249,7 @@ class PostgresTelemetry(TelemetryStore):
             merged = _between(merge(chunks), start, query.end) if chunks else None
         return _readings(merged, query.limit)
 
-    async def metrics(
-        self, run_id: UUID, *, layer: Layer, signals: Collection[str] = (), unconverted: bool = False
-    ) -> Sequence[Metrics]:
+    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
         where = (
             "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = %s AND deleted_at IS NULL)"
         )
@@ -259,23 +257,22 @@ class PostgresTelemetry(TelemetryStore):
         if signals:
             where += " AND series.signal = ANY(%s)"
             parameters.append(list(signals))
-        if unconverted:
-            where += " AND series.profile_id IS NULL"
         found = await summaries(self._statements, where, parameters, layer)
 
-        def key(summary: Any) -> tuple[UUID, str, UUID]:
-            return summary.sensor_id, summary.signal, (summary.profile_id if layer is Layer.PHYSICAL else None) or _NONE
+        def key(summary: Any) -> tuple[UUID, str, bool, UUID]:
+            profile_id = None if layer is Layer.RAW else summary.profile_id
+            return summary.sensor_id, summary.signal, profile_id is None, profile_id or _NONE
 
         results: list[Metrics] = []
-        for (sensor_id, signal, profile_id), group in groupby(sorted(found, key=key), key):
+        for (sensor_id, signal, is_raw, profile_id), group in groupby(sorted(found, key=key), key):
             part = joined(summary.part for summary in group)
             count = part.statistics.count if part.statistics else 0
             results.append(
                 Metrics(
                     sensor_id=sensor_id,
                     signal=signal,
-                    layer=layer,
-                    profile_id=None if profile_id == _NONE else profile_id,
+                    layer=Layer.RAW if is_raw else Layer.PHYSICAL,
+                    profile_id=None if is_raw else profile_id,
                     late=part.late,
                     out_of_range=part.readings - count,
                     statistics=part.statistics,

@@ -21,7 +21,7 @@ _SUMMARIES = """
 WITH chunks AS (
     SELECT series.capture_session_id, series.id AS series_id, series.sensor_id, series.signal, series.profile_id,
         chunk.position, chunk.late, chunk.starts_at, chunk.ends_at, chunk.count AS readings,
-        {layer}.count, {layer}.minimum, {layer}.maximum, {layer}.mean, {layer}.squares, {layer}.first, {layer}.last,
+        {statistics},
         lead(chunk.starts_at) OVER by_time AS next_starts_at,
         max(chunk.ends_at) OVER (by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached
     FROM telemetry_series AS series
@@ -71,10 +71,20 @@ ORDER BY sensor_id, signal, capture_session_id
 """
 
 _PHYSICAL = """
-    JOIN telemetry_physical_chunks AS physical
+    {kind} JOIN telemetry_physical_chunks AS physical
         ON physical.capture_session_id = series.capture_session_id AND physical.series_id = series.id
         AND physical.profile_id = series.profile_id AND physical.position = chunk.position
 """
+
+_JOINS = {Layer.RAW: "", Layer.PHYSICAL: _PHYSICAL.format(kind=""), None: _PHYSICAL.format(kind="LEFT")}
+_NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
+_STATISTICS = {
+    Layer.RAW: ", ".join(f"chunk.{name}" for name in _NAMES),
+    Layer.PHYSICAL: ", ".join(f"physical.{name}" for name in _NAMES),
+    None: ", ".join(
+        f"CASE WHEN series.profile_id IS NULL THEN chunk.{name} ELSE physical.{name} END AS {name}" for name in _NAMES
+    ),
+}
 
 OPENED_AT_ONCE = 500
 """How many chunks are opened in one query."""
@@ -126,17 +136,23 @@ class Summary:
     part: Part
 
 
-async def summaries(statements: Statements, where: str, parameters: Sequence[Any], layer: Layer) -> list[Summary]:
-    """The series that a condition names, by sensor and signal; in the physical layer those that have one."""
-    physical = layer is Layer.PHYSICAL
-    sql = _SUMMARIES.format(where=where, layer="physical" if physical else "chunk", join=_PHYSICAL if physical else "")
+async def summaries(
+    statements: Statements, where: str, parameters: Sequence[Any], layer: Layer | None
+) -> list[Summary]:
+    """The series that a condition names, by sensor and signal; in the physical layer those that have one.
+
+    Without a `layer`, those that have no physical one are summed up by their raw values.
+    """
+    sql = _SUMMARIES.format(where=where, statistics=_STATISTICS[layer], join=_JOINS[layer])
     found: list[Summary] = []
     for row in await statements.ask(sql, parameters).rows():
         session_id, series_id, sensor_id, signal, profile_id, *apart, positions = row
         part = _part(*apart)
         if positions:
             part = part.joined(
-                await _overlapping(statements, session_id, series_id, positions, profile_id if physical else None)
+                await _overlapping(
+                    statements, session_id, series_id, positions, None if layer is Layer.RAW else profile_id
+                )
             )
         found.append(
             Summary(

@@ -1,0 +1,69 @@
+"""Artifacts in PostgreSQL."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.mapping import JSON, Order, Table, enum, page, page_query
+from experiment_adapters.postgres.statements import Statements
+from experiment_domain.artifacts import Artifact, ArtifactRepository, ArtifactStatus
+from experiment_domain.kernel.entity import Lock, Page, Position
+
+ARTIFACTS = Table(Artifact, "artifacts", {"metadata": JSON, "status": enum(ArtifactStatus)})
+NEWEST_FIRST = Order.by("-created_at")
+
+
+class PostgresArtifacts(ArtifactRepository):
+    """Keeps artifacts in `artifacts`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def get(self, artifact_id: UUID, lock: Lock = Lock.NONE) -> Artifact | None:
+        return await ARTIFACTS.one(self._statements.ask(ARTIFACTS.select("id = %s", lock), [artifact_id]))
+
+    def add(self, artifact: Artifact) -> None:
+        ARTIFACTS.add(self._statements, artifact)
+
+    def save(self, artifact: Artifact) -> None:
+        ARTIFACTS.save(self._statements, artifact)
+
+    async def page(
+        self,
+        run_id: UUID,
+        *,
+        statuses: Collection[ArtifactStatus] = (),
+        kinds: Collection[str] = (),
+        limit: int,
+        after: Position | None,
+    ) -> Page[Artifact]:
+        conditions = _conditions(run_id, statuses, kinds)
+        return await page(self._statements, ARTIFACTS, conditions, order=NEWEST_FIRST, limit=limit, after=after)
+
+    async def approved_of(self, run_id: UUID, limit: int) -> Sequence[Artifact]:
+        return (await self.page(run_id, statuses=[ArtifactStatus.APPROVED], limit=limit, after=None)).items
+
+    async def any_in(self, run_id: UUID) -> bool:
+        return await self._statements.ask("SELECT EXISTS (SELECT FROM artifacts WHERE run_id = %s)", [run_id]).value()
+
+
+def query_of(
+    run_id: UUID,
+    *,
+    statuses: Collection[ArtifactStatus] = (),
+    kinds: Collection[str] = (),
+    limit: int,
+    after: Position | None,
+) -> tuple[str, list[Any]]:
+    """The query for a page of artifacts, for whoever wants to see its plan."""
+    conditions = _conditions(run_id, statuses, kinds)
+    return page_query(ARTIFACTS, conditions, order=NEWEST_FIRST, limit=limit, after=after)
+
+
+def _conditions(run_id: UUID, statuses: Collection[ArtifactStatus], kinds: Collection[str]) -> Conditions:
+    conditions = Conditions()
+    conditions.within("run_id", [run_id])
+    conditions.one_of("status", [str(status) for status in statuses])
+    conditions.one_of("kind", kinds)
+    return conditions
