@@ -85,6 +85,7 @@ USE_CASES: dict[str, Use] = {
     "runs.sensors": lambda work, it: work.runs.sensors(it.run.id),
     "runs.bind": lambda work, it: work.runs.bind(it.run.id, it.sensor.sensor.id),
     "runs.unbind": lambda work, it: work.runs.unbind(it.run.id, it.sensor.sensor.id),
+    "cards.of_run": lambda work, it: work.cards.of_run(it.run.id),
     "captures.create": lambda work, it: work.captures.create(it.run.id),
     "captures.get": lambda work, it: work.captures.get(it.session.id),
     "captures.page": lambda work, it: work.captures.page(it.run.id),
@@ -94,6 +95,7 @@ USE_CASES: dict[str, Use] = {
     "captures.delete": lambda work, it: work.captures.delete(it.session.id),
     "captures.restore": lambda work, it: work.captures.restore(it.session.id),
     "captures.history": lambda work, it: work.captures.history(it.session.id),
+    "captures.events": lambda work, it: work.captures.events(it.session.id),
     "artifacts.register": lambda work, it: work.artifacts.register(it.run.id, name="B", uri="s3://b/k"),
     "artifacts.get": lambda work, it: work.artifacts.get(it.artifact.id),
     "artifacts.page": lambda work, it: work.artifacts.page(it.run.id),
@@ -140,6 +142,9 @@ LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "sensors.page": lambda work: work.sensors.page(SensorFilter(project_ids=()), limit=500),
 }
 
+# These say of each run, or of each project that is named, whether the caller may.
+ONE_BY_ONE = {"runs.set_statuses", "runs.tag", "audit.page", "audit.verify"}
+
 
 def _permission(name: str) -> Permission:
     noun, verb = name.split(".")
@@ -155,7 +160,7 @@ def test_the_table_knows_every_use_case():
         for verb, use_case in vars(member.func.__annotations__["return"]).items()
         if hasattr(use_case, "permission")
     }
-    assert every == {*USE_CASES, *LISTS, "projects.create", "sensors.status_summary"}
+    assert every == {*USE_CASES, *LISTS, *ONE_BY_ONE, "projects.create", "sensors.status_summary"}
 
 
 async def _refusal(lab: Laboratory, use: Callable[[Work], Awaitable[Any]], by: Any) -> Refusal | None:

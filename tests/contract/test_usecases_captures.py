@@ -116,7 +116,6 @@ async def test_a_failed_session_is_hidden_and_restored(lab: Laboratory):
     await lab.do(lambda work: work.captures.delete(session.id))
     for question in (
         lambda work: work.captures.get(session.id),
-        lambda work: work.captures.history(session.id),
         lambda work: work.captures.archive(session.id),
         lambda work: work.captures.delete(session.id),
         lambda work: work.telemetry.series(session.id),
@@ -124,6 +123,16 @@ async def test_a_failed_session_is_hidden_and_restored(lab: Laboratory):
         with pytest.raises(NotFound):
             await lab.do(question)
     assert list((await lab.ask(lambda work: work.captures.page(run.id))).items) == []
+    # Who can bring it back sees what happened to it.
+    events = await lab.ask(lambda work: work.captures.events(session.id))
+    assert [recorded.event.type for recorded in events.items][-1] == "capture.deleted"
+    assert len(await lab.ask(lambda work: work.captures.history(session.id))) == 2
+    for question in (
+        lambda work: work.captures.history(session.id),
+        lambda work: work.captures.events(session.id),
+    ):
+        with pytest.raises(NotFound):
+            await lab.ask(question, by=lab.editor)
     # Its number is not given away, and its run is not without children.
     assert (await lab.session(run, start=False)).ordinal == 2
 

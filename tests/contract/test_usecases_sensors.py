@@ -1,16 +1,33 @@
 """Sensors: tokens, signs of life, shares, and the sessions that hold them."""
 
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from entities import NOW, SettableClock, a_batch, a_column, fresh
-from experiment_domain import Work
-from experiment_domain.kernel.access import Role
-from experiment_domain.kernel.errors import Conflict, NotFound, Unauthenticated
-from experiment_domain.sensors import SIGN_OF_LIFE_EVERY, SensorFilter
+from experiment_domain import Services, Work
+from experiment_domain.captures import CaptureSession, CaptureStatus
+from experiment_domain.kernel.access import Role, SensorToken, System, User
+from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Unauthenticated
+from experiment_domain.projects import Project
+from experiment_domain.sensors import (
+    LONGEST_BUCKET,
+    MINUTE,
+    SIGN_OF_LIFE_EVERY,
+    Connection,
+    SensorFilter,
+    StatusSummary,
+    minute_of,
+    token_hash,
+)
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases.sensors import SensorWithToken
 from laboratory import Laboratory, token_of
 
 
@@ -48,6 +65,297 @@ async def test_a_sensor_is_active_from_its_first_reading(lab: Laboratory):
     seen = await lab.ask(lambda work: work.sensors.get(made.sensor.id))
     assert (seen.last_seen_at, seen.version) == (lab.clock.at, 2)
     assert len(await lab.history("sensor", made.sensor.id)) == 1
+
+
+async def _counts(lab: Laboratory, sensor_id: UUID) -> list[int]:
+    """The signs of life of the minutes until now, from the first of them on."""
+    found = [signs.count for signs in await lab.ask(lambda work: work.sensors.heartbeats(sensor_id))]
+    while found and not found[0]:
+        del found[0]
+    return found
+
+
+async def test_every_heartbeat_counts_and_of_batches_one_at_a_time(lab: Laboratory):
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    await lab.session(run)
+    lab.clock.at = minute_of(lab.clock.at)
+    assert await _counts(lab, made.sensor.id) == []
+    for number in range(3):  # the first of them makes it active
+        await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+        await lab.ingest(made, a_batch(a_column([number], [1.0])))
+        lab.clock.pass_by(1)
+    assert await _counts(lab, made.sensor.id) == [3]
+    lab.clock.pass_by(57)
+    for number in range(20):
+        await lab.ingest(made, a_batch(a_column([10 + number], [1.0])))
+        lab.clock.pass_by(1)
+    assert await _counts(lab, made.sensor.id) == [3, 4]
+    # A batch that is repeated, and one that is refused, are none.
+    lab.clock.pass_by(60)
+    await lab.ingest(made, a_batch(a_column([10], [1.0])))
+    with pytest.raises(Invalid):
+        await lab.ingest(made, a_batch(a_column([100], [float("nan")])))
+    assert await _counts(lab, made.sensor.id) == [3, 4, 0]
+
+
+async def test_a_first_batch_is_a_sign_of_life(lab: Laboratory):
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    await lab.session(run)
+    await lab.ingest(made, a_batch(a_column([0], [1.0])))
+    assert await _counts(lab, made.sensor.id) == [1]
+
+
+async def test_the_usual_window_is_the_last_hour_with_this_minute(lab: Laboratory):
+    made = await lab.sensor()
+    found = await lab.ask(lambda work: work.sensors.heartbeats(made.sensor.id))
+    assert len(found) == 60
+    assert found[-1].timestamp == minute_of(lab.clock.at)
+    assert found[0].timestamp == found[-1].end - timedelta(hours=1)
+    start = lab.clock.at - timedelta(minutes=2)
+    found = await lab.ask(lambda work: work.sensors.heartbeats(made.sensor.id, start=start, bucket=120))
+    assert [(signs.timestamp, signs.end) for signs in found] == [
+        (minute_of(start), minute_of(start) + 2 * MINUTE),
+        (minute_of(start) + 2 * MINUTE, minute_of(start) + 3 * MINUTE),
+    ]
+    found = await lab.ask(lambda work: work.sensors.heartbeats(made.sensor.id, end=start, bucket=3_600))
+    assert [(signs.timestamp, signs.end) for signs in found] == [
+        (minute_of(start) + MINUTE - timedelta(hours=1), minute_of(start) + MINUTE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("bucket", {"bucket": 0}),
+        ("bucket", {"bucket": -60}),
+        ("bucket", {"bucket": 61}),
+        ("bucket", {"bucket": LONGEST_BUCKET + 60}),
+        ("bucket", {"start": NOW - 1_500 * MINUTE}),  # 1,501 with this minute
+        ("bucket", {"start": NOW - timedelta(days=366 * 100), "bucket": LONGEST_BUCKET}),
+        ("start", {"start": NOW, "end": NOW}),
+        ("start", {"start": NOW + MINUTE, "end": NOW}),
+        ("start", {"start": NOW + timedelta(seconds=1), "end": NOW}),  # of one minute, and yet the wrong way round
+        ("start", {"start": NOW + timedelta(days=1)}),
+        ("start", {"start": datetime.min.replace(tzinfo=UTC)}),
+        ("end", {"end": datetime.max.replace(tzinfo=UTC)}),
+        ("end", {"end": datetime.min.replace(tzinfo=timezone(timedelta(hours=23)))}),
+        ("start", {"start": datetime.max.replace(tzinfo=timezone(-timedelta(hours=23)))}),
+    ],
+)
+async def test_windows_that_are_none_are_refused(lab: Laboratory, path: str, values: dict[str, Any]):
+    made = await lab.sensor()
+    with pytest.raises(Invalid) as refusal:
+        await lab.ask(lambda work: work.sensors.heartbeats(made.sensor.id, **values))
+    assert [error["path"] for error in refusal.value.errors] == [path]
+    # Who may not see the sensor learns nothing of the window either.
+    with pytest.raises(NotFound):
+        await lab.ask(lambda work: work.sensors.heartbeats(made.sensor.id, **values), by=lab.outsider)
+
+
+async def test_a_summary_counts_what_the_caller_may_read(lab: Laboratory):
+    guest = await Laboratory.open(lab.units, lab.clock)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    seen, old, never, gone = [await lab.sensor() for _ in range(4)]
+    foreign = await guest.sensor()
+
+    async def beat(*sensors: SensorWithToken) -> None:
+        for made in sensors:
+            await lab.do(lambda work, made=made: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+
+    await beat(old, gone)
+    await lab.do(lambda work: work.sensors.retire(gone.sensor.id))
+    await lab.do(lambda work: work.sensors.deactivate(old.sensor.id))  # off, but seen as any other
+    lab.clock.pass_by(30)
+    await beat(seen, foreign)
+    for shared in (seen, old):
+        await lab.do(lambda work, it=shared: work.sensors.share(it.sensor.id, guest.project.id))
+
+    def summary(by: User, *projects: Project) -> Awaitable[StatusSummary]:
+        return lab.ask(lambda work: work.sensors.status_summary([project.id for project in projects]), by=by)
+
+    async def listed(by: User, *connections: Connection) -> set[UUID]:
+        which = SensorFilter(project_ids=(), connections=connections)
+        return {sensor.id for sensor in (await lab.ask(lambda work: work.sensors.page(which), by=by)).items}
+
+    assert await summary(lab.viewer) == StatusSummary(online=1, delayed=1, offline=1)
+    assert await summary(lab.viewer, lab.project) == await summary(lab.viewer)
+    assert await summary(lab.viewer, guest.project) == await summary(lab.outsider) == StatusSummary()
+    assert await summary(guest.viewer) == StatusSummary(online=2, delayed=1)
+    assert await summary(lab.owner) == StatusSummary(online=2, delayed=1, offline=1)  # both projects, each once
+    assert await summary(lab.owner, guest.project) == StatusSummary(online=2, delayed=1)
+    assert await listed(lab.viewer, Connection.ONLINE) == {seen.sensor.id}
+    assert await listed(lab.viewer, Connection.DELAYED) == {old.sensor.id, gone.sensor.id}  # lists hold retired ones
+    assert await listed(lab.viewer, Connection.OFFLINE) == {never.sensor.id}
+    assert await listed(guest.viewer, *Connection) == {foreign.sensor.id, seen.sensor.id, old.sensor.id}
+    lab.clock.pass_by(270)
+    assert await summary(lab.viewer) == StatusSummary(delayed=1, offline=2)
+    with pytest.raises(Forbidden):
+        await lab.ask(lambda work: work.sensors.status_summary(), by=token_of(seen))
+
+
+async def test_guests_read_the_signs_of_life_of_a_shared_sensor(lab: Laboratory):
+    guest = await Laboratory.open(lab.units, lab.clock)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    made = await lab.sensor()
+    await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+    questions: list[Callable[[Work], Awaitable[Any]]] = [
+        lambda work: work.sensors.get(made.sensor.id),
+        lambda work: work.sensors.heartbeats(made.sensor.id),
+    ]
+    for question in questions:
+        with pytest.raises(NotFound):
+            await guest.ask(question, by=guest.viewer)
+    await lab.do(lambda work: work.sensors.share(made.sensor.id, guest.project.id))
+    for question in questions:
+        assert await guest.ask(question, by=guest.viewer) == await lab.ask(question)
+    # What was done to it, and with whom else it is shared, is the affair of its own project.
+    for secret in (
+        lambda work: work.sensors.history(made.sensor.id),
+        lambda work: work.sensors.projects(made.sensor.id),
+    ):
+        with pytest.raises(NotFound):
+            await guest.ask(secret, by=guest.owner)
+
+
+@pytest.mark.parametrize("verb", ["retire", "delete"])
+async def test_a_sensor_in_use_elsewhere_stays(lab: Laboratory, verb: str):
+    guest = await Laboratory.open(lab.units)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    made = await lab.sensor()
+    await lab.do(lambda work: work.sensors.share(made.sensor.id, guest.project.id))
+    run = await guest.run(start=True)
+    await guest.do(lambda work: work.runs.bind(run.id, made.sensor.id))
+    session = await guest.session(run)
+    await guest.do(lambda work: work.projects.remove_member(guest.project.id, lab.owner.id))
+    for use, by in (
+        (lambda work: getattr(work.sensors, verb)(made.sensor.id), lab.owner),
+        (lambda work: work.runs.unbind(run.id, made.sensor.id), guest.editor),
+    ):
+        with pytest.raises(Conflict) as refusal:
+            await lab.do(use, by=by)
+        assert refusal.value.code == "sensor_in_use"
+        said = f"{refusal.value.detail} {refusal.value.facts}"
+        assert not any(str(thing.id) in said for thing in (session, run, guest.project))
+    await guest.stop(session)
+    await lab.do(lambda work: work.sensors.retire(made.sensor.id))
+
+
+async def test_two_projects_record_with_one_sensor(lab: Laboratory):
+    guest = await Laboratory.open(lab.units)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    made = await lab.sensor()
+    await lab.do(lambda work: work.sensors.share(made.sensor.id, guest.project.id))
+    sessions = []
+    for place in (lab, guest):
+        run = await place.run(start=True)
+        await place.do(lambda work, run=run: work.runs.bind(run.id, made.sensor.id))
+        sessions.append(await place.session(run))
+    with pytest.raises(Conflict) as refusal:
+        await lab.ingest(made, a_batch(a_column([0], [1.0])))
+    assert refusal.value.code == "ambiguous_session"
+    for place, session in zip((lab, guest), sessions, strict=True):
+        await lab.ingest(made, a_batch(a_column([0], [1.0]), session=session.id))
+        (series,) = await place.ask(lambda work, it=session: work.telemetry.series(it.id), by=place.viewer)
+        assert series.count == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(300)
+async def test_signs_of_life_from_everywhere_at_once_are_all_counted(
+    runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork, module_postgres_url: str
+):
+    """Four processes' worth of pools, one sensor in sessions of two projects: nobody waits in a circle."""
+    from experiment_adapters.postgres import PostgresUnitsOfWork
+
+    lab = await Laboratory.open(postgres_units_of_work)
+    guest = await Laboratory.open(postgres_units_of_work, lab.clock)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    made, other = await lab.sensor(), await lab.sensor()
+    sessions: list[CaptureSession] = []
+    for place in (lab, guest):
+        run = await place.run(start=True)
+        for it in (made, other):
+            if place is guest:
+                await lab.do(lambda work, it=it: work.sensors.share(it.sensor.id, guest.project.id))
+            await place.do(lambda work, run=run, it=it: work.runs.bind(run.id, it.sensor.id))
+        sessions.append(await place.session(run))
+    lab.clock.at = minute_of(lab.clock.at)
+    rounds, each = 6, 8
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(PostgresUnitsOfWork.open(module_postgres_url)) for _ in range(4)]
+        processes = [Services(units_of_work=pool, clock=lab.clock) for pool in pools]
+
+        async def do(number: int, use: Callable[[Work], Awaitable[Any]], by: Any) -> Any:
+            try:
+                async with processes[number % len(processes)].begin(by) as work:
+                    return await use(work)
+            except Refusal as refusal:
+                return refusal.code
+
+        for turn in range(rounds):
+            uses: list[Awaitable[Any]] = []
+            for number in range(each):
+                for it in (made, other):
+                    session = sessions[number % 2]
+                    batch = a_batch(a_column([turn * each + number], [1.0]), session=session.id)
+                    uses.append(do(number, lambda work, it=batch: work.telemetry.ingest(it), token_of(it)))
+                    beat = lambda work, it=it: work.sensors.heartbeat(it.sensor.id)  # noqa: E731
+                    uses.append(do(number + 1, beat, token_of(it)))
+                    edit = lambda work, it=it, n=number: work.sensors.edit(it.sensor.id, name=f"TC {n}")  # noqa: E731
+                    uses.append(do(number + 2, edit, lab.owner))
+            uses.append(do(0, lambda work: work.captures.stop(sessions[1].id, CaptureStatus.SUCCEEDED), guest.owner))
+            answers = await asyncio.gather(*uses)
+            assert [answer for answer in answers if isinstance(answer, str)] == []
+            lab.clock.pass_by(SIGN_OF_LIFE_EVERY.total_seconds())
+    for it in (made, other):
+        (found,) = await _counts(lab, it.sensor.id)
+        # Each heartbeat, and in each turn at most one batch: most turns begin with a heartbeat.
+        assert rounds * each <= found <= rounds * each + rounds
+        shown = await lab.ask(lambda work, it=it: work.sensors.get(it.sensor.id))
+        assert shown.last_seen_at == lab.clock.at - SIGN_OF_LIFE_EVERY
+        assert len(await lab.history("sensor", it.sensor.id)) == 1
+    with pytest.raises(Unauthenticated):
+        await lab.do(
+            lambda work: work.sensors.heartbeat(made.sensor.id), by=SensorToken(token_hash=token_hash("xps_no"))
+        )
+
+
+async def test_of_batches_that_are_due_at_once_one_gives_the_sign(lab: Laboratory):
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    session = await lab.session(run)
+    lab.clock.at = minute_of(lab.clock.at)
+    for turn in range(3):
+        batches = [a_batch(a_column([turn * 100 + n], [1.0]), session=session.id) for n in range(10)]
+        await asyncio.gather(*(lab.ingest(made, batch) for batch in batches))
+        assert await _counts(lab, made.sensor.id) == [turn + 1]
+        lab.clock.pass_by(SIGN_OF_LIFE_EVERY.total_seconds())
+
+
+async def test_signs_are_forgotten_while_they_are_given(lab: Laboratory):
+    made = await lab.sensor()
+    now = minute_of(lab.clock.at)
+    lab.clock.at = now - timedelta(days=400)
+    for _ in range(20):
+        lab.clock.pass_by(60)
+        await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+    lab.clock.at = now
+
+    async def forget() -> int:
+        async with lab.units.begin(System()) as uow:
+            forgotten = await uow.sensors.forget_signs_of_life(now - timedelta(days=399), most=7)
+            await uow.commit()
+        return forgotten
+
+    async def beat() -> int:
+        await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+        return 0
+
+    forgotten = sum(await asyncio.gather(*(use() for use in [forget, beat] * 4)))
+    assert forgotten + await forget() + await forget() + await forget() == 20
+    assert await _counts(lab, made.sensor.id) == [4]
 
 
 @pytest.mark.parametrize(("verb", "code"), [("deactivate", "sensor_inactive"), ("retire", "sensor_retired")])

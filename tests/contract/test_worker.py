@@ -13,12 +13,15 @@ from dramatiq import Broker, Worker
 from dramatiq.errors import ConnectionClosed
 from redis.exceptions import ConnectionError as RedisAway
 
+from entities import a_project, a_sensor
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain import Services, System
 from experiment_domain.idempotency import KEPT_FOR, IdempotencyKey, RememberedAnswer
+from experiment_domain.sensors import SIGNS_KEPT_FOR, Sensor, SignsWindow
 from experiment_worker.actors import Actors
 from experiment_worker.brokers import broker_of
 from experiment_worker.schedule import Schedule
+from keeping import ask, keep
 
 
 class Time:
@@ -130,6 +133,34 @@ def test_an_actor_forgets_old_answers_between_opening_and_closing():
         assert held.told == ["opened"]
     assert held.told == ["opened", "closed"]
     assert [entry["count"] for entry in logs if entry["event"] == "first answers forgotten"] == [1]
+
+
+async def give_signs(services: Services, sensor: Sensor, *ages: timedelta) -> None:
+    async with services.units_of_work.begin(System()) as uow:
+        for age in ages:
+            uow.sensors.renew_sign_of_life(sensor.id, datetime.now(UTC) - age)
+        await uow.commit()
+
+
+def test_an_actor_forgets_old_signs_of_life_however_many(monkeypatch: pytest.MonkeyPatch):
+    import asyncio
+
+    monkeypatch.setattr("experiment_worker.actors.FORGOTTEN_AT_ONCE", 4)
+    services = Services(units_of_work=MemoryUnitsOfWork())
+    project = a_project()
+    sensor = a_sensor(project)
+    asyncio.run(keep(services.units_of_work, project, sensor))
+    old = [SIGNS_KEPT_FOR + timedelta(minutes=2 + number) for number in range(9)]
+    asyncio.run(give_signs(services, sensor, *old, SIGNS_KEPT_FOR - timedelta(minutes=2), timedelta()))
+    broker: Any = broker_of(None, Held().open())
+    actors = Actors.on(broker, services)
+    with structlog.testing.capture_logs() as logs, working(broker):
+        actors.forget_signs_of_life.send()
+        broker.join("default", timeout=10_000)
+    assert [entry["count"] for entry in logs if entry["event"] == "signs of life forgotten"] == [9]
+    window = SignsWindow.of(start=datetime.now(UTC) - 2 * SIGNS_KEPT_FOR, end=None, bucket=1_200, now=datetime.now(UTC))
+    left = asyncio.run(ask(services.units_of_work, lambda uow: uow.sensors.signs_of_life(sensor.id, window)))
+    assert sum(signs.count for signs in left) == 2
 
 
 def test_stopping_does_not_wait_for_retries():

@@ -275,6 +275,24 @@ def test_bad_files_are_refused(
     assert refused(here, *arguments, home=home) == complaint.format(file=file)
 
 
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("\x01", "the signal of column '\\x01': must have 1 to 100 characters, has 0"),
+        ("a\x00", "its columns.replay.columns[0]: must not contain the control character U+0000"),
+        ("a" * 70_000, "its columns: must not be larger than 65,536 characters"),
+    ],
+)
+def test_odd_names_of_columns_are_refused_before_anything_is_made(
+    here: Here, home: Path, column: str, problem: str
+) -> None:
+    file = write(home / "some.csv", f"time,{column}\n2026-01-01T00:00:00Z,1\n")
+    arguments = [file, "--project", "P", "--experiment", "E", "--token", "x.y.z"]
+    complaint = refused(here, *arguments, home=home)
+    assert complaint.startswith(f"{file} has names that cannot be kept: ")
+    assert problem in complaint
+
+
 def test_a_file_that_is_no_text_is_refused(here: Here, home: Path) -> None:
     file = home / "some.csv"
     file.write_bytes(b"time,a\n2026-01-01T00:00:00Z,\xff\n")

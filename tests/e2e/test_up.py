@@ -28,7 +28,7 @@ from experiment_domain.conversions.its90 import TYPE_K_INVERSE
 from experiment_http.cli.demo import Demo
 from experiment_http.cli.lasting import Lives
 from fix_postgres import open_directory
-from fix_up import Up, are_gone, command, command_here, processes_of
+from fix_up import Up, are_gone, command, command_here, environment, processes_of
 
 pytestmark = pytest.mark.e2e
 
@@ -193,6 +193,26 @@ def test_every_command_has_help(here: Here, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Usage: experiment-service {name}".rstrip() in done.stdout
     assert len(done.stdout) > 150
+
+
+HELPING = """
+import sys
+from experiment_http.cli import main
+from experiment_http.cli.commands import COMMANDS
+for command in COMMANDS:
+    main([command, "--help"])
+main(["--help"])
+slow = ("alembic", "granian", "httpx", "litestar", "numpy", "psycopg", "structlog")
+print(*[name for name in slow if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_help_imports_nothing_that_takes_long(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELPING], cwd=home, env=environment(home), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("Usage: experiment-service") == 9
+    assert done.stderr == "\n"
 
 
 def test_help_for_api_lists_the_settings(here: Here) -> None:

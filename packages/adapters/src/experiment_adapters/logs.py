@@ -24,12 +24,12 @@ def configure_logs(settings: LogSettings) -> None:
     from structlog.stdlib import ProcessorFormatter  # noqa: PLC0415
 
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    found: "list[Processor]" = [
+    found: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendered: "list[Processor]" = (
+    rendered: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.format == "json"
         else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]

@@ -8,6 +8,7 @@ from typing import Protocol
 from experiment_domain.artifacts import ArtifactRepository
 from experiment_domain.audit import AuditLog
 from experiment_domain.captures import CaptureSessionRepository
+from experiment_domain.cards import RunCards
 from experiment_domain.conversions.profiles import ConversionProfileRepository
 from experiment_domain.experiments import ExperimentRepository
 from experiment_domain.idempotency import IdempotencyRecords
@@ -32,6 +33,7 @@ class UnitOfWork(Protocol):
     runs: RunRepository
     captures: CaptureSessionRepository
     artifacts: ArtifactRepository
+    cards: RunCards
     sensors: SensorRepository
     conversion_profiles: ConversionProfileRepository
     telemetry: TelemetryStore

@@ -8,6 +8,7 @@ from uuid import UUID
 from experiment_adapters.memory.artifacts import MemoryArtifacts
 from experiment_adapters.memory.audit import MemoryAuditLog
 from experiment_adapters.memory.captures import MemoryCaptures
+from experiment_adapters.memory.cards import MemoryRunCards
 from experiment_adapters.memory.conversions import MemoryConversionProfiles
 from experiment_adapters.memory.events import MemoryEvents
 from experiment_adapters.memory.experiments import MemoryExperiments
@@ -39,6 +40,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.runs = MemoryRuns(store, transaction)
         self.captures = captures
         self.artifacts = MemoryArtifacts(store, transaction)
+        self.cards = MemoryRunCards(store, transaction)
         self.sensors = sensors
         self.conversion_profiles = MemoryConversionProfiles(store, transaction)
         self.telemetry = MemoryTelemetry(store, transaction, sensors, captures)

@@ -9,7 +9,7 @@ from experiment_adapters.postgres.statements import Row, Statements
 from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
 from experiment_domain.kernel.entity import Change, Lock, Page, Position
 
-_PINS = """, ARRAY(
+PINS = """, ARRAY(
     SELECT ROW(sensor_id, profile_id, profile_version) FROM capture_session_pins
     WHERE capture_session_id = capture_sessions.id ORDER BY place
 )"""
@@ -19,7 +19,7 @@ class _CaptureSessions(Table[CaptureSession]):
     """Sessions are read with their pins, and a change of them waits for the batches that are being kept."""
 
     def select(self, where: str, lock: Lock = Lock.NONE) -> str:
-        return super().select(where, lock).replace(" FROM capture_sessions", f"{_PINS} FROM capture_sessions", 1)
+        return super().select(where, lock).replace(" FROM capture_sessions", f"{PINS} FROM capture_sessions", 1)
 
     def entity(self, row: Row, **others: object) -> CaptureSession:
         pins = tuple(

@@ -28,7 +28,7 @@ class PostgresStatusHistory(StatusHistory):
 
     def record(self, *changes: StatusChange) -> None:
         self._statements.write(
-            f"INSERT INTO status_history ({_TRANSITION}) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[],"
+            f"INSERT INTO status_history ({TRANSITION}) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[],"
             " %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::text[])",
             columns_of(
                 (
@@ -48,13 +48,13 @@ class PostgresStatusHistory(StatusHistory):
 
     async def of(self, entity_type: str, entity_id: UUID) -> Sequence[StatusChange]:
         answer = self._statements.ask(
-            f"SELECT {_TRANSITION} FROM status_history WHERE entity_id = %s AND entity_type = %s ORDER BY position",
+            f"SELECT {TRANSITION} FROM status_history WHERE entity_id = %s AND entity_type = %s ORDER BY position",
             [entity_id, entity_type],
         )
         return [transition(row) for row in await answer.rows()]
 
 
-_TRANSITION = "entity_type, entity_id, project_id, source, target, at, actor, role, reason"
+TRANSITION = "entity_type, entity_id, project_id, source, target, at, actor, role, reason"
 
 
 def transition(row: Row) -> StatusChange:

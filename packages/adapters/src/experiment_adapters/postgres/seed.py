@@ -40,7 +40,7 @@ _RIGS = {
     "shaker-3": ("mounting", ("oil",)),
 }
 """What only the runs on one rig are tagged with, and which fluids there are: not everything occurs with everything."""
-_PEOPLE = ("amara", "bo", "chidi", "dilnoza", "eero", "fatima", "goran", "hana", "ines", "jun")
+_PEOPLE: Sequence[str] = ("amara", "bo", "chidi", "dilnoza", "eero", "fatima", "goran", "hana", "ines", "jun")
 _GUESTS = tuple(f"guest-{number:02d}" for number in range(40))
 _SENSOR_TYPES = (
     ("thermocouple", "mV", "°C"),

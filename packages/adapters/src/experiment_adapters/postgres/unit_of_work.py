@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from experiment_adapters.postgres.artifacts import PostgresArtifacts
 from experiment_adapters.postgres.audit import PostgresAuditLog
 from experiment_adapters.postgres.captures import PostgresCaptures
+from experiment_adapters.postgres.cards import PostgresRunCards
 from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
 from experiment_adapters.postgres.experiments import PostgresExperiments
@@ -70,6 +71,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def artifacts(self) -> PostgresArtifacts:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresArtifacts(self._statements)
+
+    @cached_property
+    def cards(self) -> PostgresRunCards:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresRunCards(self._statements)
 
     @cached_property
     def sensors(self) -> PostgresSensors:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -14,7 +14,9 @@ from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.ids import Ids, TimeOrderedIds
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_domain.usecases.artifacts import ArtifactUseCases
+from experiment_domain.usecases.audit import AuditUseCases
 from experiment_domain.usecases.captures import CaptureUseCases
+from experiment_domain.usecases.cards import CardUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
 from experiment_domain.usecases.projects import ProjectUseCases
@@ -58,6 +60,11 @@ class Work:
         return ArtifactUseCases(self._recorder)
 
     @cached_property
+    def cards(self) -> CardUseCases:
+        """Runs at a glance."""
+        return CardUseCases(self._recorder)
+
+    @cached_property
     def sensors(self) -> SensorUseCases:
         """Sensors and their tokens."""
         return SensorUseCases(self._recorder)
@@ -71,6 +78,11 @@ class Work:
     def telemetry(self) -> TelemetryUseCases:
         """Readings in and out."""
         return TelemetryUseCases(self._recorder, self._converter)
+
+    @cached_property
+    def audit(self) -> AuditUseCases:
+        """The audit log."""
+        return AuditUseCases(self._recorder)
 
     @property
     def idempotency(self) -> IdempotencyRecords:

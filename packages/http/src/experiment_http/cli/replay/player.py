@@ -81,12 +81,7 @@ class Player:
 
     def _run_of(self, recording: Recording) -> Mapping[str, Any]:
         """The run of this recording that can be gone on with or is complete, or a new one."""
-        origin = {
-            "file": recording.name,
-            "sha256": recording.sha256,
-            "time_column": recording.time_column,
-            "columns": [channel.column for channel in recording.channels],
-        }
+        origin = recording.origin
         params = {"file": recording.name, "sha256": recording.sha256}
         found = [
             run

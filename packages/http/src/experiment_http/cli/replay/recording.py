@@ -5,9 +5,10 @@ import hashlib
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -54,6 +55,16 @@ class Recording:
     def name(self) -> str:
         """The name of the file, without where it lies."""
         return self.path.name
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What its run is known by: it stands in the run's metadata."""
+        return {
+            "file": self.name,
+            "sha256": self.sha256,
+            "time_column": self.time_column,
+            "columns": [channel.column for channel in self.channels],
+        }
 
     def __len__(self) -> int:
         return sum(map(len, self.channels))
@@ -139,9 +150,11 @@ class _Sheet:
         ]
         if not any(map(len, channels)):
             raise CommandFailed(f"{self._path} has no readings: the replayed columns are empty")
-        return Recording(
+        recording = Recording(
             self._path, sha256, self._header[time_place], [channel for channel in channels if len(channel)]
         )
+        _check_names(recording)
+        return recording
 
     def _time(self, wanted: str | None) -> tuple[int, TimeFormat]:
         places = range(len(self._header)) if wanted is None else [self._place(wanted)]
@@ -198,6 +211,19 @@ class _Sheet:
         cell = row[place].strip()
         shown = f": {cell[:40]!r}" if cell else ""
         return CommandFailed(f"{self._path}, line {line}, column {self._header[place]}: {problem}{shown}")
+
+
+def _check_names(recording: Recording) -> None:
+    """Refuse what the service would, which otherwise shows when the first things have been made in it."""
+    from experiment_domain.kernel.errors import Invalid  # noqa: PLC0415 - the help needs none of it
+    from experiment_domain.kernel.values import checked_json, checked_name  # noqa: PLC0415
+
+    try:
+        for channel in recording.channels:
+            checked_name(f"the signal of column {channel.column!r}", channel.signal, longest=SIGNAL_LENGTH)
+        checked_json("its columns", {"replay": recording.origin})
+    except Invalid as refusal:
+        raise CommandFailed(f"{recording.path} has names that cannot be kept: {refusal.detail}") from refusal
 
 
 def _channel(column: str, timestamps: "array[int]", values: "array[float]") -> Channel:
