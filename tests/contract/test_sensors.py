@@ -387,7 +387,8 @@ async def test_filters_narrow(units_of_work: UnitsOfWork):
         ({"sensor_types": ["RTD", "thermocouple"]}, "xcba"),
         ({"words": "rig"}, "ba"),
         ({"words": "rig UPPER"}, "a"),
-        ({"words": "%"}, "c"),
+        ({"words": "%"}, ""),
+        ({"words": "100%"}, "c"),
         ({"statuses": ["active"], "sensor_types": ["thermocouple"], "words": "low"}, "b"),
         ({"statuses": ["active"], "sensor_types": ["RTD"]}, ""),
     ]

@@ -267,7 +267,7 @@ async def test_signs_of_life_from_everywhere_at_once_are_all_counted(
     runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork, module_postgres_url: str
 ):
     """Four processes' worth of pools, one sensor in sessions of two projects: nobody waits in a circle."""
-    from experiment_adapters.postgres import PostgresUnitsOfWork
+    from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 
     lab = await Laboratory.open(postgres_units_of_work)
     guest = await Laboratory.open(postgres_units_of_work, lab.clock)

@@ -33,33 +33,44 @@ NO_VALUES: dict[str, Sequence[bytes]] = {
     "string": (
         b'"', b'"a', b'"a""', b'"\\', b'"\\"', b'"\\a"', b'"\\\'"', b'"\\U0041"', b'"\\u"', b'"\\u00A"', b'"\\u00G0"',
         b'"\\u{41}"', b'"\\u 041"', b'"\\u+041"', b'"\\uD834\\uD"', b'"\\uD800\\"', b'"\t"', b'"\n"', b'"\x1f"', b"a",
-        b"\\u0041", b"'a'", b"`a`", "\u201ca\u201d".encode(), b'"\xe0\xff"', b'"\xf4\xbf\xbf\xbf"', b'"\xc3"', b'"\xfc\x80\x80\x80\x80\x80"',
+        b"\\u0041", b"'a'", b"`a`", "\u201ca\u201d".encode(), b'"\xe0\xff"', b'"\xf4\xbf\xbf\xbf"', b'"\xc3"',
+        b'"\xfc\x80\x80\x80\x80\x80"',
     ),
     "surrogate": (
-        b'"\\uD800"', b'"\\uDC00"', b'"\\uD800\\n"', b'"\\uDd1ea"', b'"\\uD888\\u1234"', b'"\\uD800\\uD800\\uDC00"', b'["\\ud800abc"]',
+        b'"\\uD800"', b'"\\uDC00"', b'"\\uD800\\n"', b'"\\uDd1ea"', b'"\\uD888\\u1234"', b'"\\uD800\\uD800\\uDC00"',
+        b'["\\ud800abc"]',
         b'{"\\ud800": 1}',
     ),
     "array": (
-        b"[", b"]", b"[1", b"[1,", b"[1,]", b"[,1]", b"[,]", b"[1,,2]", b"[1 2]", b"[1:2]", b"[1;2]", b"[1]]", b"[1}", b"[a]",
-        b"[-]", b"[*]", b"[\x0c]", b"[\xc2\xa0]", b"[\xe2\x81\xa0]", b"[\xff]", b"(1)", b'["a"', b'["a",\n4,\n1,', b"[1]x", b"[][]",
+        b"[", b"]", b"[1", b"[1,", b"[1,]", b"[,1]", b"[,]", b"[1,,2]", b"[1 2]", b"[1:2]", b"[1;2]", b"[1]]", b"[1}",
+        b"[a]",
+        b"[-]", b"[*]", b"[\x0c]", b"[\xc2\xa0]", b"[\xe2\x81\xa0]", b"[\xff]", b"(1)", b'["a"', b'["a",\n4,\n1,',
+        b"[1]x", b"[][]",
     ),
     "object": (
-        b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"a":1,}', b'{,"a":1}', b'{"a" 1}', b'{"a"::1}', b'{"a",1}', b'{"a":1 "b":2}',
-        b'{"a":1,,"b":2}', b"{a:1}", b"{1:1}", b"{null:1}", b"{'a':1}", b'{"a":1}}', b'{"a":1}/**/', b'{"a":1}//', b'{"a":1}#',
+        b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"a":1,}', b'{,"a":1}', b'{"a" 1}', b'{"a"::1}', b'{"a",1}',
+        b'{"a":1 "b":2}',
+        b'{"a":1,,"b":2}', b"{a:1}", b"{1:1}", b"{null:1}", b"{'a':1}", b'{"a":1}}', b'{"a":1}/**/', b'{"a":1}//',
+        b'{"a":1}#',
         b'{"a":/* */1}', b'{"a":1,"a":1}', b'{"a":1,"a":2}', b'[{"a":1,"\\u0061":2}]', b'{"":1,"":2}',
     ),
-    "literal": (b"nul", b"tru", b"fals", b"True", b"None", b"NULL", b"truee", b"undefined", b"<null>", b"&", b"\xe5", b"", b" "),
+    "literal": (b"nul", b"tru", b"fals", b"True", b"None", b"NULL", b"truee", b"undefined", b"<null>", b"&", b"\xe5",
+    b"", b" "),
 }  # fmt: skip
 """What is no JSON value, by the families of JSONTestSuite; and what two readers would not read alike."""
 VALUES: Mapping[str, Any] = {
     "-0": 0, "-0.0": -0.0, "0e1": 0.0, "0e+1": 0.0, "1E22": 1e22, "1E-2": 0.01, "1E+2": 100.0, "20e1": 200.0,
     "123.456e78": 123.456e78, "1e-400": 0.0, "-1e-400": -0.0, "1.7976931348623157e308": 1.7976931348623157e308,
     "-9223372036854775808": -(2**63), "0.1" + "0" * 400 + "1": 0.1, "true": True, "false": False, "null": None,
-    '""': "", '"\\u0060\\u012a\\u12AB"': "\u0060\u012a\u12ab", '"\\uD801\\udc37"': "\U00010437", '"\\ud83d\\ude39\\ud83d\\udc8d"': "\U0001f639\U0001f48d",
-    '"\\"\\\\\\/\\n\\r\\t"': '"\\/\n\r\t', '"a/*b*/c/*d//e"': "a/*b*/c/*d//e", '"\\\\u0000"': "\\u0000", '"\uffff\U0010ffff"': "\uffff\U0010ffff",
-    '"\\uFFFE\\uFDD0"': "\ufffe\ufdd0", '"\u2028\u2029"': "\u2028\u2029", '"\u200b\u2064"': "\u200b\u2064", '"\ufeff"': "\ufeff",
+    '""': "", '"\\u0060\\u012a\\u12AB"': "\u0060\u012a\u12ab", '"\\uD801\\udc37"': "\U00010437",
+    '"\\ud83d\\ude39\\ud83d\\udc8d"': "\U0001f639\U0001f48d",
+    '"\\"\\\\\\/\\n\\r\\t"': '"\\/\n\r\t', '"a/*b*/c/*d//e"': "a/*b*/c/*d//e", '"\\\\u0000"': "\\u0000",
+    '"\uffff\U0010ffff"': "\uffff\U0010ffff",
+    '"\\uFFFE\\uFDD0"': "\ufffe\ufdd0", '"\u2028\u2029"': "\u2028\u2029", '"\u200b\u2064"': "\u200b\u2064",
+    '"\ufeff"': "\ufeff",
     "[]": [], "[[] ]": [[]], "[1\n]": [1], " [1] ": [1], "[1,null,null,2]": [1, None, None, 2], "\t{\n}\r": {},
-    '{"a":"b","b":"a"}': {"a": "b", "b": "a"}, '{"a":[{"b":{}},{"b":{}}]}': {"a": [{"b": {}}, {"b": {}}]}, '{"\\u0061":1}': {"a": 1},
+    '{"a":"b","b":"a"}': {"a": "b", "b": "a"}, '{"a":[{"b":{}},{"b":{}}]}': {"a": [{"b": {}}, {"b": {}}]},
+    '{"\\u0061":1}': {"a": 1},
 }  # fmt: skip
 """What is JSON, and what it says."""
 
@@ -260,6 +271,16 @@ async def test_what_json_allows_is_taken(drafts: World, runner: object) -> None:
         )
         assert answer.status_code == 200, answer.text
         assert answer.json()["metadata"] == json.loads(body)["metadata"]
+
+
+@pytest.mark.parametrize("family", NO_VALUES)
+async def test_what_is_no_json_value_is_refused(drafts: World, runner: object, family: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    for value in NO_VALUES[family]:
+        body = b'{"metadata": {"a": ' + value + b"}}"
+        answer = await drafts.editor.send("PATCH", f"/runs/{drafts.run_id}", content=body, headers=headers)
+        refusal(answer, 400, "malformed_body")
+    assert (await drafts.viewer.done("GET", f"/runs/{drafts.run_id}"))["metadata"] == {}
 
 
 @pytest.mark.parametrize("text", VALUES)

@@ -47,11 +47,16 @@ def if_match(header: bytes | None) -> int | None:
     return versions[0] if len(versions) == 1 else OneOf(versions)
 
 
-def is_unchanged(header: bytes, version: int) -> bool:
-    """Whether `If-None-Match` names this version, so that the caller has it already. Comparison is weak."""
-    if header.strip() == b"*":
-        return True
-    return any(tag == b"%d" % version for _, tag in _tags(header, "If-None-Match"))
+def known(header: bytes | None) -> frozenset[str]:
+    """The tags that `If-None-Match` names, without their quotes. Raises `Malformed`."""
+    if header is None or header.strip() == b"*":
+        return frozenset()
+    return frozenset(tag.decode("latin-1") for _, tag in _tags(header, "If-None-Match"))
+
+
+def is_unchanged(header: bytes, tag: str) -> bool:
+    """Whether `If-None-Match` names this tag, so that the caller has the answer already. Comparison is weak."""
+    return header.strip() == b"*" or tag.strip('"') in known(header)
 
 
 def _tags(header: bytes, name: str) -> list[tuple[bool, bytes]]:

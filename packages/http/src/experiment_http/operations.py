@@ -1,8 +1,9 @@
 """Operations: each is declared once, with its use case, its request and its answer; everything else follows.
 
 A handler is a coroutine whose parameters say what it needs: `work` (a unit of work on behalf of the caller, which is
-committed before the answer is sent), the names in its path, `body`, `query`, `after` (where the page before ended) and
-`if_version` (from If-Match); or `call` in place of `work`, for answers that do not come from one unit of work.
+committed before the answer is sent), the names in its path, `body`, `query`, `after` (where the page before ended),
+`if_version` (from If-Match) and `known` (the tags of If-None-Match); or `call` in place of `work`, for answers that do
+not come from one unit of work.
 """
 
 import inspect
@@ -31,7 +32,7 @@ from experiment_http.settings import HttpSettings
 from experiment_http.signatures import Signatory, SignedEvent
 
 API = "/api/v1"
-PARAMETERS = ("work", "call", "body", "query", "after", "if_version")
+PARAMETERS = ("work", "call", "body", "query", "after", "if_version", "known")
 Handler = Callable[..., Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
 
@@ -149,6 +150,8 @@ class Operation:
         given: dict[str, Any] = _checked_path(scope["path_params"])
         if "if_version" in self.wants:
             given["if_version"] = etags.if_match(headers.get(b"if-match"))
+        if "known" in self.wants:
+            given["known"] = etags.known(headers.get(b"if-none-match"))
         call = self._read_query(api, scope, headers, caller, given)
         if self.body is not None:
             if self.signed_by is None:
@@ -214,7 +217,7 @@ def _checked_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unless_unchanged(answer: Answer, if_none_match: bytes | None) -> Answer:
     tag = answer.headers.get("ETag")
-    if if_none_match is None or tag is None or not etags.is_unchanged(if_none_match, int(tag.strip('"'))):
+    if if_none_match is None or tag is None or not etags.is_unchanged(if_none_match, tag):
         return answer
     return Answer(304, {name: value for name, value in answer.headers.items() if name != "Content-Type"})
 

@@ -184,6 +184,11 @@ class Order:
         column = sort.removeprefix("-")
         return cls(column, sort.startswith("-"), column in nullable)
 
+    @property
+    def way(self) -> str:
+        """ASC or DESC."""
+        return "DESC" if self.descending else "ASC"
+
     def position(self, entity: Any) -> Position:
         """Where a page ends that ends with `entity`."""
         return getattr(entity, self.column), entity.id
@@ -219,8 +224,7 @@ class Order:
 
     def within(self) -> str:
         """ORDER BY within one such part, as any index on the column has it, forwards or backwards."""
-        way = "DESC" if self.descending else "ASC"
-        return f"{self.column} {way}, id {way}"
+        return f"{self.column} {self.way}, id {self.way}"
 
 
 def page_query(

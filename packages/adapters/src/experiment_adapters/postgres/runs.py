@@ -89,15 +89,14 @@ class PostgresRuns(RunRepository):
 
 def _search(which: RunFilter, order: Order) -> Search:
     walked, filters = Conditions(), Conditions()
-    # Of experiment and status, one can be a part of the index that gives the order.
-    by_creation = order.column == "created_at"
-    of_one_experiment = by_creation and len(which.experiment_ids) == 1
-    of_one_status = by_creation and len(which.statuses) == 1 and not of_one_experiment
+    walked.between("created_at", which.created_after, which.created_before)
+    walked.between("started_at", which.started_after, which.started_before)
+    # Of experiment and status, one can be a part of the index that gives the order of creation.
+    alone = order.column == "created_at" and which.started_after is which.started_before is None
+    of_one_experiment = alone and len(which.experiment_ids) == 1
+    of_one_status = alone and len(which.statuses) == 1 and not of_one_experiment
     (walked if of_one_experiment else filters).one_of("experiment_id", which.experiment_ids)
     (walked if of_one_status else filters).one_of("status", [str(status) for status in which.statuses])
-    (walked if by_creation else filters).between("created_at", which.created_after, which.created_before)
-    by_start = order.column == "started_at"
-    (walked if by_start else filters).between("started_at", which.started_after, which.started_before)
     filters.contains("tags", which.tags)
     filters.overlaps("tags", which.any_tags)
     filters.prefixed("git_sha", which.git_shas)

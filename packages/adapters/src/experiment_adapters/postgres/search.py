@@ -25,7 +25,9 @@ NEAR_PER_ROW = 20
 
 @frozen
 class Search:
-    """What is asked of a list: `walked` are the conditions for which an index gives the order, `filters` all others."""
+    """What is asked of a list: `walked` are the conditions that the indexes which give the order know of, `filters` all
+    others.
+    """
 
     project_ids: Collection[UUID]
     walked: Conditions
@@ -71,7 +73,7 @@ def _walk(
     most = NEAR + NEAR_PER_ROW * wanted if search.filters else wanted
     if len(projects) == 1:
         where = " AND ".join(["project_id = %s", *here])
-        walk = f"SELECT * FROM {table.name} WHERE {where} ORDER BY {way} LIMIT %s"
+        walk = f"SELECT id, {order.column} FROM {table.name} WHERE {where} ORDER BY {way} LIMIT %s"
         parameters = [*projects, *parameters, most]
     else:
         # Each project by itself, since an index gives the order within one: with many, not as far into each.
@@ -79,12 +81,15 @@ def _walk(
         where = " AND ".join([f"{table.name}.project_id = projects.id", *here])
         walk = (
             f"SELECT {table.name}.* FROM unnest(%s::uuid[]) AS projects (id) CROSS JOIN LATERAL"
-            f" (SELECT * FROM {table.name} WHERE {where} ORDER BY {way} LIMIT %s) AS {table.name}"
+            f" (SELECT id, {order.column} FROM {table.name} WHERE {where} ORDER BY {way} LIMIT %s) AS {table.name}"
             f" ORDER BY {way} LIMIT %s"
         )
         parameters = [projects, *parameters, each, each]
     where = " AND ".join(search.filters.texts) or "true"
-    query = f"SELECT {table.columns} FROM ({walk}) AS {table.name} WHERE {where} ORDER BY {way} LIMIT %s"
+    query = (
+        f"SELECT {table.columns} FROM ({walk}) AS walk JOIN {table.name} USING (id) WHERE {where}"
+        f" ORDER BY walk.{order.column} {order.way}, walk.id {order.way} LIMIT %s"
+    )
     return query, [*parameters, *search.filters.parameters, wanted]
 
 

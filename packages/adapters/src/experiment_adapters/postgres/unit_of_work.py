@@ -178,6 +178,8 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
         "options": (
             f"{own} -c statement_timeout={milliseconds}"
             f" -c idle_in_transaction_session_timeout=30000 -c timezone=UTC -c jit=off"
+            # What is asked for often is in memory, where any page is as near as the next one.
+            f" -c random_page_cost=1.1"
         ),
     }
     if writing:

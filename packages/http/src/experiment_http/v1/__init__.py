@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from experiment_http.operations import Operation, Operations
 from experiment_http.v1 import (
     artifacts,
+    audit,
     captures,
+    cards,
     conversions,
     experiments,
     integrations,
@@ -23,6 +25,7 @@ NOUNS: Sequence[Operations] = (
     members.operations,
     experiments.operations,
     runs.operations,
+    cards.operations,
     captures.operations,
     artifacts.operations,
     integrations.operations,
@@ -31,6 +34,7 @@ NOUNS: Sequence[Operations] = (
     telemetry_in.operations,
     telemetry_out.operations,
     metrics.operations,
+    audit.operations,
 )
 
 

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.entity import Page, Position, StatusChange
+from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.captures import CaptureUseCases
 from experiment_http.answers import EntityView, Items, Nothing, Paged, View, created, one, shown
@@ -15,7 +16,7 @@ from experiment_http.operations import Operations
 from experiment_http.pagination import PageQuery
 from experiment_http.structs import given
 from experiment_http.times import Timestamp
-from experiment_http.v1.values import ENTITY, Reason, Request, StatusChangeView, Text, Transition
+from experiment_http.v1.values import ENTITY, Json, Reason, Request, StatusChangeView, Text, Transition
 
 
 class NewCaptureSession(Request, frozen=True):
@@ -79,6 +80,35 @@ class CaptureSessionView(EntityView, frozen=True):
         values = {name: getattr(thing, name) for name in cls.__struct_fields__}
         times = {name: shown(value) for name, value in values.items()}
         return cls(**{**times, "pins": list(map(PinView.of, thing.pins))})
+
+
+class TimelineEventView(View, frozen=True):
+    """Something that happened: `data` says what, by `type`."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "id": "0195798b-4c3d-7e2f-9a1b-0c9d8e7f6a5b",
+        "type": "capture.completed",
+        "at": "2026-03-09T10:44:33.000000Z",
+        "actor": "ada",
+        "data": {
+            "run_id": "0195798b-02a4-7f6e-8d1c-4b3a2f1e0d9c",
+            "from": "running",
+            "reason": "all points taken",
+            "ordinal": 1,
+        },
+    }
+
+    id: UUID
+    type: str
+    at: Timestamp
+    actor: str
+    data: Json
+
+    @classmethod
+    def of(cls, thing: RecordedEvent) -> Self:
+        """The view of a recorded event."""
+        event = thing.event
+        return cls(thing.id, event.type, shown(event.at), thing.actor, dict(event.data))
 
 
 class CaptureSessionQuery(PageQuery, frozen=True):
@@ -168,3 +198,15 @@ async def restore_capture_session(
 async def capture_session_history(work: Work, session_id: UUID) -> Sequence[StatusChange]:
     """List a capture session's transitions, oldest first."""
     return await work.captures.history(session_id)
+
+
+@operations.get("/capture-sessions/{session_id:uuid}/events", CaptureUseCases.events, Paged(view=TimelineEventView))
+async def capture_session_events(
+    work: Work, session_id: UUID, query: PageQuery, after: Position | None = None
+) -> Page[RecordedEvent]:
+    """List everything that happened to a capture session, oldest first.
+
+    Its creation, transitions and the profiles pinned at its start, late readings, deletion and restoration. To owners,
+    that of a deleted session too.
+    """
+    return await work.captures.events(session_id, limit=query.limit, after=after)

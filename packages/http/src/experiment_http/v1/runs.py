@@ -1,15 +1,15 @@
 """Runs, and the sensors bound to them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
 from experiment_domain.kernel.entity import Page, Position, StatusChange
-from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus
+from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus, Tagging
 from experiment_domain.usecases import Work
-from experiment_domain.usecases.runs import RunUseCases
+from experiment_domain.usecases.runs import BULK_RUNS, RunOutcome, RunUseCases
 from experiment_http.answers import EntityView, Items, Nothing, Paged, View, created, one
 from experiment_http.operations import Operations
 from experiment_http.structs import given
@@ -19,6 +19,7 @@ from experiment_http.v1.values import (
     CreatedQuery,
     Json,
     Name,
+    Reason,
     Request,
     Seconds,
     Sort,
@@ -117,6 +118,75 @@ class RunSensorView(View, frozen=True):
     sensor_id: UUID
     bound_at: Timestamp
     bound_by: str
+
+
+RunIds = Annotated[list[UUID], Meta(min_length=1, max_length=BULK_RUNS, description="None of them twice.")]
+
+
+class BatchStatus(Request, frozen=True):
+    """The status that several runs are to have; `atomic`: all of them, or none."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "run_ids": [ENTITY["id"]],
+        "status": "finished",
+        "reason": "end of the shift",
+        "atomic": False,
+    }
+
+    run_ids: RunIds
+    status: RunStatus
+    reason: Reason | UnsetType | None = UNSET
+    atomic: bool | UnsetType = UNSET
+
+
+class BulkTags(Request, frozen=True):
+    """What is to become of the tags of several runs: some added and removed, or all of them set."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "run_ids": [ENTITY["id"]],
+        "add_tags": ["valid"],
+        "remove_tags": ["nightly"],
+    }
+
+    run_ids: RunIds
+    add_tags: Tags | UnsetType = UNSET
+    remove_tags: Tags | UnsetType = UNSET
+    set_tags: Tags | UnsetType = UNSET
+
+
+class RefusalView(View, frozen=True):
+    """Why something was refused, as a problem document says it."""
+
+    code: str
+    detail: str
+
+
+class RunOutcomeView(View, frozen=True, omit_defaults=True):
+    """What became of one of several runs: where it is `ok`, what it is like now, otherwise the `error`."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "run_id": ENTITY["id"],
+        "ok": True,
+        "status": "finished",
+        "tags": ["nightly"],
+        "version": 4,
+    }
+
+    run_id: UUID
+    ok: bool
+    status: RunStatus | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+    error: RefusalView | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, thing: RunOutcome) -> Self:
+        """The view of an outcome."""
+        if thing.refusal is not None:
+            return cls(thing.run_id, ok=False, error=RefusalView.of(thing.refusal))
+        assert thing.run is not None  # noqa: S101 - what is not refused has a run
+        run = thing.run
+        return cls(thing.run_id, ok=True, status=run.status, tags=list(run.tags), version=run.version)
 
 
 class RunQuery(CreatedQuery, frozen=True):
@@ -242,6 +312,27 @@ async def archive_run(work: Work, run_id: UUID, if_version: int | None, body: Tr
     Refused while a capture session of it is active (`active_capture_sessions`).
     """
     return await work.runs.archive(run_id, if_version=if_version, **given(body or Transition()))
+
+
+@operations.post("/runs:batch-status", RunUseCases.set_statuses, Items(view=RunOutcomeView), refuses=(409,))
+async def batch_run_status(work: Work, body: BatchStatus) -> Sequence[RunOutcome]:
+    """Bring up to 500 runs to a status in one transaction, each by its own rules.
+
+    Answers for each run, in their order, what became of it. With `atomic`, one that cannot be moved refuses the whole
+    call (`not_all_possible`, with the `items` that stand against it). To archive takes the right to in each project.
+    """
+    values = given(body)
+    return await work.runs.set_statuses(values.pop("run_ids"), values.pop("status"), **values)
+
+
+@operations.post("/runs:bulk-tags", RunUseCases.tag, Items(view=RunOutcomeView))
+async def bulk_run_tags(work: Work, body: BulkTags) -> Sequence[RunOutcome]:
+    """Add, remove or set the tags of up to 500 runs in one transaction, each by its own rules.
+
+    Answers for each run, in their order, what became of it.
+    """
+    values = given(body)
+    return await work.runs.tag(values.pop("run_ids"), Tagging.create(**values))
 
 
 @operations.get("/runs/{run_id:uuid}/history", RunUseCases.history, Items(view=StatusChangeView))

@@ -28,10 +28,14 @@ DROP INDEX run_sensors_by_sensor;
 CREATE INDEX capture_session_pins_of_profile ON capture_session_pins (profile_id, capture_session_id);
 DROP INDEX capture_session_pins_by_profile;
 
--- Lists are read project by project, and those with a time from those without one: any index can be read backwards.
-DROP INDEX runs_in_time;
-DROP INDEX runs_by_start_backwards;
-DROP INDEX runs_by_finish_backwards;
+-- Lists are read project by project, and runs with a time apart from those without one: any index can be read
+-- backwards. Each order knows the times that can be asked for, so that runs at other times are passed over unread.
+DROP INDEX runs_in_time, runs_by_creation, runs_by_start, runs_by_start_backwards, runs_by_finish,
+    runs_by_finish_backwards, runs_by_name;
+CREATE INDEX runs_by_creation ON runs (project_id, created_at, id) INCLUDE (started_at);
+CREATE INDEX runs_by_start ON runs (project_id, started_at, id) INCLUDE (created_at);
+CREATE INDEX runs_by_finish ON runs (project_id, finished_at, id) INCLUDE (created_at, started_at);
+CREATE INDEX runs_by_name ON runs (project_id, name, id) INCLUDE (created_at, started_at);
 
 -- Otherwise the first lists are planned as if nothing had words or params.
 ANALYZE runs, experiments, sensors, run_sensors, capture_session_pins;
