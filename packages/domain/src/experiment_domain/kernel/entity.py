@@ -158,7 +158,7 @@ def facts(entity: Entity) -> dict[str, Any]:
         if attribute is not None and "facts" in attribute.metadata:
             return attribute.metadata["facts"](value)
         if isinstance(value, datetime):
-            return value.isoformat()
+            return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
         if isinstance(value, UUID):
             return str(value)
         if isinstance(value, frozenset):

@@ -43,7 +43,7 @@ class AuditRecordView(View, frozen=True):
         "target_type": "run",
         "target_id": "0195798a-8d28-7a55-9c3e-3f1a4a6c9d21",
         "before": {"status": "draft", "started_at": None},
-        "after": {"status": "running", "started_at": "2026-03-09T10:14:33+00:00"},
+        "after": {"status": "running", "started_at": "2026-03-09T10:14:33.000000Z"},
     }
 
     id: UUID
