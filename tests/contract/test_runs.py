@@ -251,8 +251,11 @@ async def test_filters_narrow(units_of_work: UnitsOfWork):
         ({"words": "light rig"}, "a"),
         ({"words": "c light"}, "c"),
         ({"words": "über-RIG"}, "a"),
-        ({"words": "0%"}, "c"),
-        ({"words": "%"}, "c"),
+        ({"words": "lig"}, "ac"),
+        ({"words": "ight"}, ""),
+        ({"words": "50%"}, "c"),
+        ({"words": "%"}, ""),
+        ({"words": " "}, "abcd"),
         (
             {
                 "experiment_ids": [one.id],

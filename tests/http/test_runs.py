@@ -194,9 +194,49 @@ async def test_filters_by_other_things(world: World, runner: object) -> None:
         ({"param.": "1"}, "param."),
         ({"param": "1"}, "param"),
         ({"q": "a\0"}, "q"),
+        ({"q": "x" * 1_001}, "q"),
+        ({"tag": ["a", "b\0"]}, "tag"),
+        ({"colour": "red"}, "colour"),
+        ({"participants": "grace"}, "participants"),
+        ({"project_id": ["1", "2"]}, "project_id[0]"),
         ({"started_after": "10:14"}, "started_after"),
     ],
 )
 async def test_bad_filters(world: World, runner: object, query: dict[str, Any], path: str) -> None:
     problem = await world.viewer.refused("GET", "/runs", 422, "invalid", params=query)
     assert problem["errors"][0]["path"] == path
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"tag": ["'", '"', "{", "\\", ",", " ", "", "NULL", "漢"]},
+        {"any_tag": [f"t{number}" for number in range(190)]},
+        {"git_sha": [f"{number:07d}" for number in range(190)]},
+        {"param.speed": [f"{number}" for number in range(190)]},
+        {"param." + "x" * 300: "1"},
+        {
+            "param.speed": [
+                "9" * 400,
+                "9" * 4_400,
+                "1e400",
+                "NaN",
+                "-Infinity",
+                "[" * 3_000,
+                '{"a":',
+                "\ufeff1",
+                "\\u0000",
+            ]
+        },
+        {"q": "' \\ : & | ! ( ) <-> * ''"},
+        {"q": " ".join(f"w{number}" for number in range(200))},
+    ],
+)
+async def test_odd_and_many_filters_find_nothing(world: World, runner: object, query: dict[str, Any]) -> None:
+    for sort in ("-created_at", "started_at"):
+        assert (await world.viewer.done("GET", "/runs", params={**query, "sort": sort}))["items"] == []
+
+
+async def test_too_many_filters_are_refused(world: World, runner: object) -> None:
+    many = {"tag": [f"t{number}" for number in range(201)]}
+    await world.viewer.refused("GET", "/runs", 400, "malformed_query", params=many)

@@ -16,7 +16,7 @@ from load.http_client import Api, Pool
 from load.measures import Row, machine, table
 
 USER = "load"
-SCENARIOS = ("mixed", "closed", "lists", "ingest")
+SCENARIOS = ("mixed", "closed", "lists", "filters", "ingest")
 MIXED_RUNS = 20_000  # two experiments: one to list, one to create in
 CLOSED_SECONDS = 8.0
 LIST_SECONDS = 15.0
@@ -53,8 +53,8 @@ def _measure(home: Path, chosen: Sequence[str], options: argparse.Namespace) -> 
         token = up.token(USER)
         for name in chosen:
             project_id = ""
-            if name in ("mixed", "closed", "lists"):
-                runs = options.runs if name == "lists" else MIXED_RUNS
+            if name in ("mixed", "closed", "lists", "filters"):
+                runs = options.runs if name in ("lists", "filters") else MIXED_RUNS
                 project_id, note = _seed(up, runs)
                 notes.append(f"{name}: seeded {note}")
             print(f"{name} …", file=sys.stderr, flush=True)
@@ -71,6 +71,8 @@ async def _run(up: Up, token: str, name: str, project_id: str, options: argparse
             return await scenarios.ingest(pool, api, seconds=options.seconds)
         if name == "lists":
             return await scenarios.lists(pool, api, project_id, seconds=min(options.seconds, LIST_SECONDS))
+        if name == "filters":
+            return await scenarios.filters(pool, api, project_id)
         stock = await scenarios.stock_of(api, project_id)
         if name == "closed":
             return await scenarios.closed(pool, api, stock, seconds=min(options.seconds, CLOSED_SECONDS))

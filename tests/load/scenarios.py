@@ -1,13 +1,13 @@
-"""The loads: an open loop of mixed requests, closed loops of single ones, lists at depth, and ingest."""
+"""The loads: an open loop of mixed requests, closed loops of single ones, lists at depth, by filters, and ingest."""
 
 import asyncio
 import json
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import combinations, count, product
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +27,10 @@ INGEST_BATCH = 1_000
 INGEST_MOST_PER_SECOND = 60  # bodies per client and second that are made beforehand
 PAGE = 50
 LIST_CLIENTS = 2
+FILTER_PAIRS = 300
+FILTER_ORDERS = ("-created_at", "created_at", "-started_at", "name", "finished_at")
+FILTER_STEP = 500
+FILTER_STEPS = 8
 
 
 @frozen
@@ -158,6 +162,71 @@ async def lists(pool: Pool, api: Api, project_id: str, *, seconds: float) -> lis
     await asyncio.gather(*(client() for _ in range(LIST_CLIENTS)))
     rows.append(depth.row("lists", f"random depth, {LIST_CLIENTS} clients", time.perf_counter() - began))
     return rows
+
+
+async def filters(pool: Pool, api: Api, project_id: str) -> list[Row]:
+    """Runs by every filter and by pairs of them, in several orders: the first page, and pages ever deeper in the list."""
+    alone = await _filters_of(api, project_id)
+    chance = random.Random(4)
+    asked = [(name, value, sort) for name, values in alone.items() for value in values for sort in FILTER_ORDERS]
+    pairs = [
+        ("pairs", f"{one}&{other}", chance.choice(FILTER_ORDERS))
+        for ones, others in combinations(alone.values(), 2)
+        for one, other in product(ones, others)
+    ]
+    asked += chance.sample(pairs, min(FILTER_PAIRS, len(pairs)))
+    chance.shuffle(asked)
+    measures: Measures = defaultdict(Measure)
+    began = time.perf_counter()
+
+    async def client() -> None:
+        while asked:
+            kind, value, sort = asked.pop()
+            path = f"/runs?project_id={project_id}&{value}&sort={sort}"
+            cursor = ""
+            for _ in range(FILTER_STEPS):
+                await measured(pool, api.request("GET", f"{path}&limit={PAGE}{cursor}"), measures[kind])
+                # Down the list in large steps, which are not measured: a cursor holds for pages of any size.
+                following = (await api.call("GET", f"{path}&limit={FILTER_STEP}{cursor}"))["next_cursor"]
+                if following is None:
+                    break
+                cursor = f"&cursor={following}"
+
+    await asyncio.gather(*(client() for _ in range(LIST_CLIENTS)))
+    took = time.perf_counter() - began
+    return [measures[kind].row("filters", kind, took) for kind in (*alone, "pairs")]
+
+
+async def _filters_of(api: Api, project_id: str) -> Mapping[str, Sequence[str]]:
+    """By filter, queries for what is frequent, rare and absent among the seeded runs."""
+    runs = await api.items(f"/runs?project_id={project_id}", 1_000)
+    shas = Counter(run["git_sha"] for run in runs if run["git_sha"] is not None).most_common()
+    experiments = await api.items(f"/experiments?project_id={project_id}", 100)
+    bound: Counter[str] = Counter()
+    for run in runs[:200]:
+        bound.update(one["sensor_id"] for one in (await api.call("GET", f"/runs/{run['id']}/sensors"))["items"])
+    sensors = [sensor_id for sensor_id, _ in bound.most_common()]
+    profiles = [
+        (await api.call("GET", f"/sensors/{sensor_id}/conversion-profiles"))["items"][0]["id"]
+        for sensor_id in (sensors[0], sensors[-1])
+    ]
+    nobody = str(uuid4())
+    middle = f"{datetime.now(UTC) - timedelta(days=365):%Y-%m-%dT%H:%M:%SZ}"
+    late = runs[99]["created_at"]
+    return {
+        "experiment_id": [f"experiment_id={experiments[0]['id']}", f"experiment_id={nobody}"],
+        "status": ["status=finished", "status=running", "status=draft&status=archived"],
+        "tag": ["tag=baseline", "tag=nightly&tag=pump-a", "tag=ticket-100", "tag=none"],
+        "any_tag": ["any_tag=baseline&any_tag=nightly", "any_tag=ticket-100&any_tag=ticket-9"],
+        "git_sha": [f"git_sha={shas[0][0]}", f"git_sha={shas[-1][0][:7]}", "git_sha=0123456"],
+        "participant": ["participant=amara", "participant=guest-01", "participant=nobody"],
+        "sensor_id": [*(f"sensor_id={sensor_id}" for sensor_id in (sensors[0], sensors[-1], nobody))],
+        "profile_id": [*(f"profile_id={profile_id}" for profile_id in (*profiles, nobody))],
+        "created": [f"created_after={middle}", f"created_before={middle}", f"created_after={late}"],
+        "started": [f"started_after={middle}", f"started_before={middle}", f"started_after={late}"],
+        "param": ["param.fluid=oil", "param.fluid=oil&param.fluid=argon", "param.rpm=600", "param.seal=S-100"],
+        "q": ["q=run", "q=pressure+drifted", "q=zero+vent", "q=report+100", "q=nowhere"],
+    }
 
 
 async def ingest(pool: Pool, api: Api, *, seconds: float) -> list[Row]:

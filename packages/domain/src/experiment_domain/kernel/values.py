@@ -80,8 +80,10 @@ def words_of(*texts: str | None) -> tuple[str, ...]:
     Of a longer word, the first `WORD_LENGTH` characters count.
     """
     text = unicodedata.normalize("NFKC", " ".join(filter(None, texts)))
-    # Folding case can undo the normal form.
+    # Folding case can undo the normal form. A mark that no letter has taken up would part a word in two.
     text = unicodedata.normalize("NFKC", text.casefold())
+    if not text.isascii():
+        text = "".join(character for character in text if not unicodedata.combining(character))
     return tuple(dict.fromkeys(word[:WORD_LENGTH] for word in _WORD.findall(text)))
 
 

@@ -26,10 +26,10 @@ def seed(
     user: str = OWNER,
     data_dir: Path = DATA_DIR,
 ) -> None:
-    """Fill a database with test data: a project with runs of all statuses, over two years.
+    """Fill a database with test data: a project with runs of all statuses, over two years, and a smaller one.
 
     It goes to the database at EXPERIMENT_DATABASE_URL, or else to the one in the data directory of `up`, which may be
-    running. Each call makes another project. What it prints is the project's id, and how long it took.
+    running. Each call makes two more projects. What it prints is the id of the first, and how long it took.
 
     Parameters
     ----------
