@@ -135,12 +135,16 @@ def both(runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork) -> Iterato
             "params": some([(key, text) for key in ("rate", "grade", "none") for text in PARAMS], 3),
             "words": st.sampled_from(WORDS) | st.text(max_size=5).filter(_can_be_sent),
         },
-    ).map(lambda values: RunFilter(**values))
+    ).map(_filter)
     # Both ways are gone: the walk that finds enough, and the search where it was given up.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "NEAR", 5)
         patch.setattr(search, "NEAR_PER_ROW", 1)
         yield Both([project.id for project in projects], memory, postgres_units_of_work, filters)
+
+
+def _filter(values: dict[str, Any]) -> RunFilter:
+    return RunFilter(**values)
 
 
 def _can_be_sent(text: str) -> bool:

@@ -66,3 +66,24 @@ def test_an_unknown_revision_is_refused(empty_url: str) -> None:
     with pytest.raises(CommandError, match="nonsense"):
         migrations.upgrade(empty_url, "nonsense")
     assert shape(empty_url) == []
+
+
+def test_what_was_there_before_is_found_by_its_words(empty_url: str) -> None:
+    migrations.upgrade(empty_url, "0002")
+    facts = "'0195798a-8d28-7a55-9c3e-3f1a4a6c9d21', 1, now(), now(), 'ann'"
+    with psycopg.connect(empty_url) as connection:
+        connection.execute(
+            "INSERT INTO projects (id, version, created_at, updated_at, created_by, name, raw_readers, physical_only,"
+            f" future_tolerance) VALUES ({facts}, 'P', '{{}}', false, 1)".encode()
+        )
+        for name, description in (("Pump-2", "LEAKS, 'again'"), ("...", None)):
+            connection.execute(
+                "INSERT INTO experiments (id, project_id, version, created_at, updated_at, created_by, name,"
+                " description, tags, metadata, status)"
+                f" VALUES (gen_random_uuid(), {facts}, %s, %s, '{{}}', '{{}}', 'draft')".encode(),
+                [name, description],
+            )
+    migrations.upgrade(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        rows = connection.execute("SELECT name, tsvector_to_array(words) FROM experiments ORDER BY name").fetchall()
+    assert rows == [("...", []), ("Pump-2", ["2", "again", "leaks", "pump"])]

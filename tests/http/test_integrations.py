@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from litestar import Litestar
+from standardwebhooks.webhooks import Webhook
 
 from experiment_domain import Services
 from experiment_domain.kernel.clock import Clock
@@ -50,6 +51,19 @@ async def send(world: World, body: bytes, headers: Any, client: Client | None = 
 async def unchanged(world: World, version: int = 1) -> None:
     """Fail unless the world's artifact is as it was."""
     assert (await world.viewer.done("GET", f"/artifacts/{world.artifact_id}"))["version"] == version
+
+
+async def test_what_the_reference_library_signs_is_believed(world: World, runner: object) -> None:
+    body = body_of(world)
+    now = datetime.now(UTC)
+    secret = "whsec_" + b64encode(WEBHOOK_SECRET).decode()
+    headers = {
+        "webhook-id": "msg_7",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign("msg_7", now, body.decode()),
+    }
+    assert (await send(world, body, headers)).status_code == 200
+    Webhook(secret).verify(body, signed(body))  # and what these tests sign, the library believes
 
 
 async def test_a_signed_report_moves_the_artifact(world: World, runner: object) -> None:

@@ -165,7 +165,7 @@ async def lists(pool: Pool, api: Api, project_id: str, *, seconds: float) -> lis
 
 
 async def filters(pool: Pool, api: Api, project_id: str) -> list[Row]:
-    """Runs by every filter and by pairs of them, in several orders: the first page, and pages ever deeper in the list."""
+    """Runs by every filter and by pairs of them, in several orders: first pages, and pages ever deeper."""
     alone = await _filters_of(api, project_id)
     chance = random.Random(4)
     asked = [(name, value, sort) for name, values in alone.items() for value in values for sort in FILTER_ORDERS]
