@@ -13,9 +13,9 @@ from attrs import field, frozen
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
-    Lock,
     Page,
     Position,
+    Repository,
     changed,
     created,
     refuse_archived,
@@ -177,20 +177,8 @@ class Artifact(Entity):
             raise Conflict("size_mismatch", f"This artifact was registered with a size of {self.size:,} bytes.")
 
 
-class ArtifactRepository(Protocol):
+class ArtifactRepository(Repository[Artifact], Protocol):
     """Keeps artifacts."""
-
-    @abstractmethod
-    async def get(self, artifact_id: UUID, lock: Lock = Lock.NONE) -> Artifact | None:
-        """The artifact, or None."""
-
-    @abstractmethod
-    def add(self, artifact: Artifact) -> None:
-        """Keep a new artifact."""
-
-    @abstractmethod
-    def save(self, artifact: Artifact) -> None:
-        """Keep a changed artifact, whose version is one above the kept one."""
 
     @abstractmethod
     async def page(

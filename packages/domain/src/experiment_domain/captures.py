@@ -15,6 +15,7 @@ from experiment_domain.kernel.entity import (
     Lock,
     Page,
     Position,
+    Repository,
     changed,
     created,
     refuse_archived,
@@ -201,24 +202,12 @@ def readings_are_late(status: CaptureStatus) -> bool:
     return status is not CaptureStatus.RUNNING
 
 
-class CaptureSessionRepository(Protocol):
+class CaptureSessionRepository(Repository[CaptureSession], Protocol):
     """Keeps capture sessions with their pins. Deleted ones are found only by who asks for them."""
 
     @abstractmethod
     async def get(self, session_id: UUID, lock: Lock = Lock.NONE, *, deleted: bool = False) -> CaptureSession | None:
         """The session, or None; a deleted one only where `deleted` ones are asked for as well."""
-
-    @abstractmethod
-    def add(self, session: CaptureSession) -> None:
-        """Keep a new session."""
-
-    @abstractmethod
-    def save(self, session: CaptureSession) -> None:
-        """Keep a changed session, whose version is one above the kept one."""
-
-    @abstractmethod
-    def save_all(self, changes: Sequence[Change[CaptureSession]]) -> None:
-        """Keep changed sessions, as `save` does."""
 
     @abstractmethod
     def remove(self, session: CaptureSession) -> None:

@@ -1,7 +1,7 @@
 """Experiments: a question, with its runs."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from experiment_domain.kernel.entity import (
     Lock,
     Page,
     Position,
+    Repository,
     changed,
     created,
     refuse_archived,
@@ -173,12 +174,8 @@ class ExperimentFilter:
     words: str | None = None
 
 
-class ExperimentRepository(Protocol):
+class ExperimentRepository(Repository[Experiment], Protocol):
     """Keeps experiments."""
-
-    @abstractmethod
-    async def get(self, experiment_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
-        """The experiment, or None."""
 
     @abstractmethod
     async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
@@ -187,18 +184,6 @@ class ExperimentRepository(Protocol):
     @abstractmethod
     async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Experiment]:
         """The experiments that runs belong to, by id; locked in that order, and before their runs."""
-
-    @abstractmethod
-    def add(self, experiment: Experiment) -> None:
-        """Keep a new experiment."""
-
-    @abstractmethod
-    def save(self, experiment: Experiment) -> None:
-        """Keep a changed experiment, whose version is one above the kept one."""
-
-    @abstractmethod
-    def save_all(self, changes: Sequence[Change[Experiment]]) -> None:
-        """Keep changed experiments, as `save` does."""
 
     @abstractmethod
     def remove(self, experiment: Experiment) -> None:

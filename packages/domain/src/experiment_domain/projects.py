@@ -9,7 +9,7 @@ from uuid import UUID
 from attrs import frozen
 
 from experiment_domain.kernel.access import MEMBER_ROLES, Role
-from experiment_domain.kernel.entity import Change, Entity, Lock, Page, Position, changed, created
+from experiment_domain.kernel.entity import Change, Entity, Page, Position, Repository, changed, created
 from experiment_domain.kernel.errors import Conflict, Invalid
 from experiment_domain.kernel.events import Event
 from experiment_domain.kernel.values import checked_name, checked_seconds, checked_text
@@ -104,20 +104,8 @@ def check_owner_remains(members: Sequence[Member], user_id: str, role: Role | No
         raise Conflict("last_owner", "A project keeps at least one owner.")
 
 
-class ProjectRepository(Protocol):
+class ProjectRepository(Repository[Project], Protocol):
     """Keeps projects and their members."""
-
-    @abstractmethod
-    async def get(self, project_id: UUID, lock: Lock = Lock.NONE) -> Project | None:
-        """The project, or None."""
-
-    @abstractmethod
-    def add(self, project: Project) -> None:
-        """Keep a new project."""
-
-    @abstractmethod
-    def save(self, project: Project) -> None:
-        """Keep a changed project, whose version is one above the kept one."""
 
     @abstractmethod
     async def page(self, ids: Collection[UUID], *, limit: int, after: Position | None) -> Page[Project]:

@@ -18,6 +18,7 @@ from experiment_domain.kernel.entity import (
     Lock,
     Page,
     Position,
+    Repository,
     changed,
     created,
     refuse_archived,
@@ -279,28 +280,12 @@ def _number(digits: str) -> int | float:
     return number if -JSON_INTEGER <= number < JSON_INTEGER else float(digits)
 
 
-class RunRepository(Protocol):
+class RunRepository(Repository[Run], Protocol):
     """Keeps runs and the sensors bound to them."""
-
-    @abstractmethod
-    async def get(self, run_id: UUID, lock: Lock = Lock.NONE) -> Run | None:
-        """The run, or None."""
-
-    @abstractmethod
-    def add(self, run: Run) -> None:
-        """Keep a new run."""
-
-    @abstractmethod
-    def save(self, run: Run) -> None:
-        """Keep a changed run, whose version is one above the kept one."""
 
     @abstractmethod
     async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
         """The runs among `run_ids` that there are; locked in the order of their ids."""
-
-    @abstractmethod
-    def save_all(self, changes: Sequence[Change[Run]]) -> None:
-        """Keep changed runs, as `save` does."""
 
     @abstractmethod
     def remove(self, run: Run) -> None:

@@ -17,6 +17,7 @@ from experiment_domain.kernel.entity import (
     Lock,
     Page,
     Position,
+    Repository,
     changed,
     created,
     removed,
@@ -308,24 +309,12 @@ class SensorFilter:
         return self.as_of
 
 
-class SensorRepository(Protocol):
+class SensorRepository(Repository[Sensor], Protocol):
     """Keeps sensors, and with which projects they are shared."""
-
-    @abstractmethod
-    async def get(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> Sensor | None:
-        """The sensor, or None."""
 
     @abstractmethod
     async def by_token(self, token_hash: bytes, at: datetime, lock: Lock = Lock.NONE) -> Sensor | None:
         """The sensor whose token, or whose previous token that is still alive, has this hash."""
-
-    @abstractmethod
-    def add(self, sensor: Sensor) -> None:
-        """Keep a new sensor."""
-
-    @abstractmethod
-    def save(self, sensor: Sensor) -> None:
-        """Keep a changed sensor, whose version is one above the kept one."""
 
     @abstractmethod
     def remove(self, sensor: Sensor) -> None:

@@ -1,33 +1,24 @@
 """Artifacts in memory."""
 
-# ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
-
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from uuid import UUID
 
 from experiment_adapters.memory.paging import newest_first, one_of
-from experiment_adapters.memory.store import Store, Transaction
+from experiment_adapters.memory.repository import MemoryRepository
 from experiment_domain.artifacts import Artifact, ArtifactRepository, ArtifactStatus
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Page, Position
 
 
-class MemoryArtifacts(ArtifactRepository):
+class MemoryArtifacts(MemoryRepository[Artifact], ArtifactRepository):
     """Artifacts."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, artifact_id: UUID, lock: Lock = Lock.NONE) -> Artifact | None:
-        self._transaction.settle()
-        return self._store.artifacts.get(artifact_id)
+    rows = attrgetter("artifacts")
+    noun = "artifact"
 
     def add(self, artifact: Artifact) -> None:
         self._transaction.refers(self._store.runs, artifact.run_id, "run")
         self._transaction.insert(self._store.artifacts, artifact.id, artifact, "artifact")
-
-    def save(self, artifact: Artifact) -> None:
-        self._transaction.save(self._store.artifacts, artifact, "artifact")
 
     async def page(
         self,

@@ -3,23 +3,23 @@
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import attrgetter
 from uuid import UUID
 
 from experiment_adapters.memory.paging import one_of, page_of
-from experiment_adapters.memory.store import Store, Transaction
+from experiment_adapters.memory.repository import MemoryRepository
 from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import ProfileStatus
-from experiment_domain.kernel.entity import Change, Lock, Page, Position
+from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import SensorStatus
 
 
-class MemoryCaptures(CaptureSessionRepository):
+class MemoryCaptures(MemoryRepository[CaptureSession], CaptureSessionRepository):
     """Capture sessions with their pins."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
+    rows = attrgetter("captures")
+    noun = "capture session"
 
     async def get(self, session_id: UUID, lock: Lock = Lock.NONE, *, deleted: bool = False) -> CaptureSession | None:
         self._transaction.settle()
@@ -32,12 +32,8 @@ class MemoryCaptures(CaptureSessionRepository):
         self._check_siblings(session)
 
     def save(self, session: CaptureSession) -> None:
-        self._transaction.save(self._store.captures, session, "capture session")
+        super().save(session)
         self._check_siblings(session)
-
-    def save_all(self, changes: Sequence[Change[CaptureSession]]) -> None:
-        for change in changes:
-            self.save(change.result)
 
     def remove(self, session: CaptureSession) -> None:
         intakes = (key for key in self._store.intakes if key[1] == session.id)

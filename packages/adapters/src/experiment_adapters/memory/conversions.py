@@ -2,25 +2,21 @@
 
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
+from operator import attrgetter
 from uuid import UUID
 
 from experiment_adapters.memory.paging import page_of
-from experiment_adapters.memory.store import Store, Transaction
+from experiment_adapters.memory.repository import MemoryRepository
 from experiment_domain.conversions.profiles import ConversionProfile, ConversionProfileRepository, ProfileStatus
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
 
 
-class MemoryConversionProfiles(ConversionProfileRepository):
+class MemoryConversionProfiles(MemoryRepository[ConversionProfile], ConversionProfileRepository):
     """Conversion profiles."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, profile_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
-        self._transaction.settle()
-        return self._store.profiles.get(profile_id)
+    rows = attrgetter("profiles")
+    noun = "conversion profile"
 
     async def published(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
         self._transaction.settle()
@@ -36,7 +32,7 @@ class MemoryConversionProfiles(ConversionProfileRepository):
         self._check_siblings(profile)
 
     def save(self, profile: ConversionProfile) -> None:
-        self._transaction.save(self._store.profiles, profile, "conversion profile")
+        super().save(profile)
         self._check_siblings(profile)
 
     async def page(self, sensor_id: UUID, *, limit: int, after: Position | None) -> Page[ConversionProfile]:

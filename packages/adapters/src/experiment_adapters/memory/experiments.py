@@ -2,25 +2,21 @@
 
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from operator import attrgetter
 from uuid import UUID
 
 from experiment_adapters.memory.paging import any_of, has_words, one_of, page_of, within
-from experiment_adapters.memory.store import Store, Transaction
+from experiment_adapters.memory.repository import MemoryRepository
 from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentRepository
-from experiment_domain.kernel.entity import Change, Lock, Page, Position
+from experiment_domain.kernel.entity import Lock, Page, Position
 
 
-class MemoryExperiments(ExperimentRepository):
+class MemoryExperiments(MemoryRepository[Experiment], ExperimentRepository):
     """Experiments."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, experiment_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
-        self._transaction.settle()
-        return self._store.experiments.get(experiment_id)
+    rows = attrgetter("experiments")
+    noun = "experiment"
 
     async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
         self._transaction.settle()
@@ -31,17 +27,10 @@ class MemoryExperiments(ExperimentRepository):
         self._transaction.refers(self._store.projects, experiment.project_id, "project")
         self._transaction.insert(self._store.experiments, experiment.id, experiment, "experiment")
 
-    def save(self, experiment: Experiment) -> None:
-        self._transaction.save(self._store.experiments, experiment, "experiment")
-
     async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Experiment]:
         self._transaction.settle()
         ids = {self._store.runs[run_id].experiment_id for run_id in run_ids if run_id in self._store.runs}
         return {experiment_id: self._store.experiments[experiment_id] for experiment_id in sorted(ids)}
-
-    def save_all(self, changes: Sequence[Change[Experiment]]) -> None:
-        for change in changes:
-            self.save(change.result)
 
     def remove(self, experiment: Experiment) -> None:
         runs = (run for run in self._store.runs.values() if run.experiment_id == experiment.id)

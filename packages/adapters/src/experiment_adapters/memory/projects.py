@@ -1,34 +1,25 @@
 """Projects in memory."""
 
-# ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
-
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from uuid import UUID
 
 from attrs import evolve
 
 from experiment_adapters.memory.paging import newest_first
-from experiment_adapters.memory.store import Store, Transaction
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_adapters.memory.repository import MemoryRepository
+from experiment_domain.kernel.entity import Page, Position
 from experiment_domain.projects import Member, Project, ProjectRepository
 
 
-class MemoryProjects(ProjectRepository):
+class MemoryProjects(MemoryRepository[Project], ProjectRepository):
     """Projects and their members."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, project_id: UUID, lock: Lock = Lock.NONE) -> Project | None:
-        self._transaction.settle()
-        return self._store.projects.get(project_id)
+    rows = attrgetter("projects")
+    noun = "project"
 
     def add(self, project: Project) -> None:
         self._transaction.insert(self._store.projects, project.id, project, "project")
-
-    def save(self, project: Project) -> None:
-        self._transaction.save(self._store.projects, project, "project")
 
     async def page(self, ids: Collection[UUID], *, limit: int, after: Position | None) -> Page[Project]:
         self._transaction.settle()

@@ -3,40 +3,29 @@
 # ruff: noqa: ARG002 - a unit of work is alone with the store: there is nothing to lock
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 from experiment_adapters.memory.paging import any_of, has_words, one_of, page_of, within
-from experiment_adapters.memory.store import Store, Transaction
-from experiment_domain.kernel.entity import Change, Lock, Page, Position
+from experiment_adapters.memory.repository import MemoryRepository
+from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 
-class MemoryRuns(RunRepository):
+class MemoryRuns(MemoryRepository[Run], RunRepository):
     """Runs and the sensors bound to them."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, run_id: UUID, lock: Lock = Lock.NONE) -> Run | None:
-        self._transaction.settle()
-        return self._store.runs.get(run_id)
+    rows = attrgetter("runs")
+    noun = "run"
 
     def add(self, run: Run) -> None:
         self._transaction.refers(self._store.experiments, run.experiment_id, "experiment")
         self._transaction.insert(self._store.runs, run.id, run, "run")
 
-    def save(self, run: Run) -> None:
-        self._transaction.save(self._store.runs, run, "run")
-
     async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
         self._transaction.settle()
         return {run_id: self._store.runs[run_id] for run_id in sorted(run_ids) if run_id in self._store.runs}
-
-    def save_all(self, changes: Sequence[Change[Run]]) -> None:
-        for change in changes:
-            self.save(change.result)
 
     def remove(self, run: Run) -> None:
         sessions = (session for session in self._store.captures.values() if session.run_id == run.id)

@@ -5,12 +5,13 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from attrs import evolve
 
 from experiment_adapters.memory.paging import has_words, newest_first, one_of
-from experiment_adapters.memory.store import Store, Transaction
+from experiment_adapters.memory.repository import MemoryRepository
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import (
@@ -26,16 +27,11 @@ from experiment_domain.sensors import (
 )
 
 
-class MemorySensors(SensorRepository):
+class MemorySensors(MemoryRepository[Sensor], SensorRepository):
     """Sensors, and with which projects they are shared."""
 
-    def __init__(self, store: Store, transaction: Transaction) -> None:
-        self._store = store
-        self._transaction = transaction
-
-    async def get(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> Sensor | None:
-        self._transaction.settle()
-        return self._store.sensors.get(sensor_id)
+    rows = attrgetter("sensors")
+    noun = "sensor"
 
     async def by_token(self, token_hash: bytes, at: datetime, lock: Lock = Lock.NONE) -> Sensor | None:
         self._transaction.settle()
@@ -54,7 +50,7 @@ class MemorySensors(SensorRepository):
         self._check_token(sensor)
 
     def save(self, sensor: Sensor) -> None:
-        self._transaction.save(self._store.sensors, sensor, "sensor")
+        super().save(sensor)
         self._check_token(sensor)
 
     def remove(self, sensor: Sensor) -> None:

@@ -6,28 +6,18 @@ from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import JSON, Order, Table, enum, page, page_query
-from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_domain.artifacts import Artifact, ArtifactRepository, ArtifactStatus
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Page, Position
 
 ARTIFACTS = Table(Artifact, "artifacts", {"metadata": JSON, "status": enum(ArtifactStatus)})
 NEWEST_FIRST = Order.by("-created_at")
 
 
-class PostgresArtifacts(ArtifactRepository):
+class PostgresArtifacts(PostgresRepository[Artifact], ArtifactRepository):
     """Keeps artifacts in `artifacts`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, artifact_id: UUID, lock: Lock = Lock.NONE) -> Artifact | None:
-        return await ARTIFACTS.one(self._statements.ask(ARTIFACTS.select("id = %s", lock), [artifact_id]))
-
-    def add(self, artifact: Artifact) -> None:
-        ARTIFACTS.add(self._statements, artifact)
-
-    def save(self, artifact: Artifact) -> None:
-        ARTIFACTS.save(self._statements, artifact)
+    table = ARTIFACTS
 
     async def page(
         self,

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import Order, Table, enum, page
-from experiment_adapters.postgres.statements import Row, Statements
+from experiment_adapters.postgres.repository import PostgresRepository
+from experiment_adapters.postgres.statements import Row
 from experiment_domain.captures import CaptureSession, CaptureSessionRepository, CaptureStatus, Pin
 from experiment_domain.kernel.entity import Change, Lock, Page, Position
 
@@ -46,11 +47,10 @@ def lock_key(session_id: UUID) -> int:
     return int.from_bytes(session_id.bytes[8:], signed=True)
 
 
-class PostgresCaptures(CaptureSessionRepository):
+class PostgresCaptures(PostgresRepository[CaptureSession], CaptureSessionRepository):
     """Keeps sessions in `capture_sessions`, pins in `capture_session_pins`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
+    table = CAPTURE_SESSIONS
 
     async def get(self, session_id: UUID, lock: Lock = Lock.NONE, *, deleted: bool = False) -> CaptureSession | None:
         if lock is Lock.UPDATE:

@@ -79,13 +79,25 @@ class PostgresRunCards(RunCards):
         row = await self._statements.ask(_CARD, [run_id, run_id]).row()
         if row is None:
             return None
-        project, experiment, run, sensors, bound, sessions, by_status, artifacts, by_approval, changes, readings = row
+        (
+            project,
+            experiment,
+            run,
+            sensors,
+            sensor_count,
+            sessions,
+            by_status,
+            artifacts,
+            by_approval,
+            changes,
+            readings,
+        ) = row
         return RunCard(
             project=PROJECTS.entity(project),
             experiment=EXPERIMENTS.entity(experiment),
             run=RUNS.entity(run),
-            sensors=[BoundSensor(sensor=SENSORS.entity(sensor), bound_at=bound_at) for bound_at, *sensor in sensors],
-            sensor_count=bound,
+            sensors=[BoundSensor(sensor=SENSORS.entity(bound[1:]), bound_at=bound[0]) for bound in sensors],
+            sensor_count=sensor_count,
             sessions=[CAPTURE_SESSIONS.entity(session) for session in sessions],
             session_counts=_counts(by_status, CaptureStatus),
             artifacts=[ARTIFACTS.entity(artifact) for artifact in artifacts],

@@ -8,7 +8,8 @@ import msgspec
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import JSON, Codec, Order, Table, enum, page
-from experiment_adapters.postgres.statements import Row, Statements
+from experiment_adapters.postgres.repository import PostgresRepository
+from experiment_adapters.postgres.statements import Row
 from experiment_domain.conversions.profiles import (
     ConversionProfile,
     ConversionProfileRepository,
@@ -47,16 +48,10 @@ CONVERSION_PROFILES = _ConversionProfiles(
 )
 
 
-class PostgresConversionProfiles(ConversionProfileRepository):
+class PostgresConversionProfiles(PostgresRepository[ConversionProfile], ConversionProfileRepository):
     """Keeps profiles in `conversion_profiles`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, profile_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
-        return await CONVERSION_PROFILES.one(
-            self._statements.ask(CONVERSION_PROFILES.select("id = %s", lock), [profile_id])
-        )
+    table = CONVERSION_PROFILES
 
     async def published(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
         where = "sensor_id = %s AND status = 'published'"
@@ -67,12 +62,6 @@ class PostgresConversionProfiles(ConversionProfileRepository):
             "SELECT coalesce(max(profile_version), 0) + 1 FROM conversion_profiles WHERE sensor_id = %s",
             [sensor_id],
         ).value()
-
-    def add(self, profile: ConversionProfile) -> None:
-        CONVERSION_PROFILES.add(self._statements, profile)
-
-    def save(self, profile: ConversionProfile) -> None:
-        CONVERSION_PROFILES.save(self._statements, profile)
 
     async def page(self, sensor_id: UUID, *, limit: int, after: Position | None) -> Page[ConversionProfile]:
         conditions = Conditions()

@@ -1,13 +1,13 @@
 """Experiments in PostgreSQL."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions, lexemes
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
-from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_domain.experiments import Experiment, ExperimentFilter, ExperimentRepository, ExperimentStatus
-from experiment_domain.kernel.entity import Change, Lock, Page, Position
+from experiment_domain.kernel.entity import Lock, Page, Position
 
 EXPERIMENTS = Table(
     Experiment,
@@ -17,32 +17,19 @@ EXPERIMENTS = Table(
 )
 
 
-class PostgresExperiments(ExperimentRepository):
+class PostgresExperiments(PostgresRepository[Experiment], ExperimentRepository):
     """Keeps experiments in `experiments`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, experiment_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
-        return await EXPERIMENTS.one(self._statements.ask(EXPERIMENTS.select("id = %s", lock), [experiment_id]))
+    table = EXPERIMENTS
 
     async def of_run(self, run_id: UUID, lock: Lock = Lock.NONE) -> Experiment | None:
         where = "id = (SELECT experiment_id FROM runs WHERE id = %s)"
         return await EXPERIMENTS.one(self._statements.ask(EXPERIMENTS.select(where, lock), [run_id]))
 
-    def add(self, experiment: Experiment) -> None:
-        EXPERIMENTS.add(self._statements, experiment)
-
-    def save(self, experiment: Experiment) -> None:
-        EXPERIMENTS.save(self._statements, experiment)
-
     async def of_runs(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Experiment]:
         where = "id IN (SELECT experiment_id FROM runs WHERE id = ANY(%s)) ORDER BY id"
         rows = await self._statements.ask(EXPERIMENTS.select(where, lock), [list(run_ids)]).rows()
         return {experiment.id: experiment for experiment in map(EXPERIMENTS.entity, rows)}
-
-    def save_all(self, changes: Sequence[Change[Experiment]]) -> None:
-        EXPERIMENTS.save_all(self._statements, changes)
 
     def remove(self, experiment: Experiment) -> None:
         EXPERIMENTS.remove(self._statements, experiment.id)

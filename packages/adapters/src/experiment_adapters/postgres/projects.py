@@ -5,9 +5,9 @@ from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import Codec, Order, Table, page
-from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_domain.kernel.access import Role
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Page, Position
 from experiment_domain.projects import Member, Project, ProjectRepository
 
 ROLES = Codec(lambda roles: sorted(str(role) for role in roles), lambda names: frozenset(map(Role, names)))
@@ -23,20 +23,10 @@ class _Projects(Table[Project]):
 PROJECTS = _Projects(Project, "projects", {"raw_readers": ROLES}, without=["project_id"])
 
 
-class PostgresProjects(ProjectRepository):
+class PostgresProjects(PostgresRepository[Project], ProjectRepository):
     """Keeps projects in `projects`, members in `project_members`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, project_id: UUID, lock: Lock = Lock.NONE) -> Project | None:
-        return await PROJECTS.one(self._statements.ask(PROJECTS.select("id = %s", lock), [project_id]))
-
-    def add(self, project: Project) -> None:
-        PROJECTS.add(self._statements, project)
-
-    def save(self, project: Project) -> None:
-        PROJECTS.save(self._statements, project)
+    table = PROJECTS
 
     async def page(self, ids: Collection[UUID], *, limit: int, after: Position | None) -> Page[Project]:
         conditions = Conditions()

@@ -5,9 +5,9 @@ from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions, lexemes
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum
+from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_adapters.postgres.search import Search, search_page
-from experiment_adapters.postgres.statements import Statements
-from experiment_domain.kernel.entity import Change, Lock, Page, Position
+from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.runs import Run, RunFilter, RunRepository, RunSensor, RunStatus, values_meant
 
 RUNS = Table(
@@ -25,28 +25,15 @@ RUNS = Table(
 )
 
 
-class PostgresRuns(RunRepository):
+class PostgresRuns(PostgresRepository[Run], RunRepository):
     """Keeps runs in `runs`, bindings in `run_sensors`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, run_id: UUID, lock: Lock = Lock.NONE) -> Run | None:
-        return await RUNS.one(self._statements.ask(RUNS.select("id = %s", lock), [run_id]))
-
-    def add(self, run: Run) -> None:
-        RUNS.add(self._statements, run)
-
-    def save(self, run: Run) -> None:
-        RUNS.save(self._statements, run)
+    table = RUNS
 
     async def several(self, run_ids: Collection[UUID], lock: Lock = Lock.NONE) -> Mapping[UUID, Run]:
         query = RUNS.select("id = ANY(%s) ORDER BY id", lock)
         rows = await self._statements.ask(query, [list(run_ids)]).rows()
         return {run.id: run for run in map(RUNS.entity, rows)}
-
-    def save_all(self, changes: Sequence[Change[Run]]) -> None:
-        RUNS.save_all(self._statements, changes)
 
     def remove(self, run: Run) -> None:
         self._statements.write("DELETE FROM run_sensors WHERE run_id = %s", [run.id])

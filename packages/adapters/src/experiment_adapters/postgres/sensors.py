@@ -6,7 +6,7 @@ from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions, lexemes
 from experiment_adapters.postgres.mapping import JSON, NAMES, Order, Table, enum, page
-from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.sensors import (
     DELAYED_FOR,
@@ -65,23 +65,13 @@ SELECT {CONNECTION}, count(*) FROM (
 """
 
 
-class PostgresSensors(SensorRepository):
+class PostgresSensors(PostgresRepository[Sensor], SensorRepository):
     """Keeps sensors in `sensors`, shares in `sensor_projects`, signs of life in `sensor_signs_of_life`."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    async def get(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> Sensor | None:
-        return await SENSORS.one(self._statements.ask(SENSORS.select("id = %s", lock), [sensor_id]))
+    table = SENSORS
 
     async def by_token(self, token_hash: bytes, at: datetime, lock: Lock = Lock.NONE) -> Sensor | None:
         return await SENSORS.one(self._statements.ask(SENSORS.select(HAS_TOKEN, lock), [token_hash, token_hash, at]))
-
-    def add(self, sensor: Sensor) -> None:
-        SENSORS.add(self._statements, sensor)
-
-    def save(self, sensor: Sensor) -> None:
-        SENSORS.save(self._statements, sensor)
 
     def remove(self, sensor: Sensor) -> None:
         for table in ("run_sensors", "sensor_projects", "sensor_signs_of_life", "conversion_profiles"):

@@ -10,7 +10,17 @@ from uuid import UUID
 from attrs import field, frozen
 
 from experiment_domain.conversions.rules import ProfileKind, Rule, ValidRange, rule_from, valid_range_from
-from experiment_domain.kernel.entity import Change, Entity, Lock, Page, Position, changed, created, unchanged
+from experiment_domain.kernel.entity import (
+    Change,
+    Entity,
+    Lock,
+    Page,
+    Position,
+    Repository,
+    changed,
+    created,
+    unchanged,
+)
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.kernel.events import Event
 from experiment_domain.kernel.lifecycle import Lifecycle
@@ -143,12 +153,8 @@ class ConversionProfile(Entity):
         return changed(self, at, {"status": target, **values}, self.event(kind, at))
 
 
-class ConversionProfileRepository(Protocol):
+class ConversionProfileRepository(Repository[ConversionProfile], Protocol):
     """Keeps conversion profiles."""
-
-    @abstractmethod
-    async def get(self, profile_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
-        """The profile, or None."""
 
     @abstractmethod
     async def published(self, sensor_id: UUID, lock: Lock = Lock.NONE) -> ConversionProfile | None:
@@ -157,14 +163,6 @@ class ConversionProfileRepository(Protocol):
     @abstractmethod
     async def next_version(self, sensor_id: UUID) -> int:
         """The next `profile_version` of a sensor; call it with the sensor locked."""
-
-    @abstractmethod
-    def add(self, profile: ConversionProfile) -> None:
-        """Keep a new profile."""
-
-    @abstractmethod
-    def save(self, profile: ConversionProfile) -> None:
-        """Keep a changed profile, whose version is one above the kept one."""
 
     @abstractmethod
     async def page(self, sensor_id: UUID, *, limit: int, after: Position | None) -> Page[ConversionProfile]:

@@ -42,6 +42,7 @@ class Entity:
 
 
 E = TypeVar("E", bound=Entity)
+E_contra = TypeVar("E_contra", bound=Entity, contravariant=True)
 T = TypeVar("T")
 
 
@@ -97,6 +98,34 @@ def refuse_archived(noun: str, status: str) -> None:
     """Refuse any change of an archived thing."""
     if status == "archived":
         raise Conflict("archived", f"This {noun} is archived, and archived things are read-only.")
+
+
+class Repository(Protocol[E]):
+    """Keeps the entities of one noun."""
+
+    @abstractmethod
+    async def get(self, entity_id: UUID, /, lock: Lock = Lock.NONE) -> E | None:
+        """The entity, or None."""
+
+    @abstractmethod
+    def add(self, entity: E, /) -> None:
+        """Keep a new entity."""
+
+    @abstractmethod
+    def save(self, entity: E, /) -> None:
+        """Keep a changed entity, whose version is one above the kept one."""
+
+    @abstractmethod
+    def save_all(self, changes: Sequence[Change[E]], /) -> None:
+        """Keep many changed entities, each as `save` does."""
+
+
+class Removing(Protocol[E_contra]):
+    """A repository whose entities can be removed."""
+
+    @abstractmethod
+    def remove(self, entity: E_contra, /) -> None:
+        """Remove an entity that nothing refers to."""
 
 
 @frozen(kw_only=True)

@@ -2,43 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from experiment_domain.audit import AuditRecord
 from experiment_domain.kernel.access import Caller, Grants, Role
 from experiment_domain.kernel.clock import Clock
-from experiment_domain.kernel.entity import Change, Entity, StatusChange, differences
+from experiment_domain.kernel.entity import Change, Entity, Removing, Repository, StatusChange, differences
 from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.kernel.ids import Ids
 from experiment_domain.unit_of_work import UnitOfWork
 
 E = TypeVar("E", bound=Entity)
-E_contra = TypeVar("E_contra", bound=Entity, contravariant=True)
-
-
-class Keeps(Protocol[E_contra]):
-    """As much of a repository as keeping a change needs."""
-
-    def add(self, entity: E_contra, /) -> None:
-        """Keep a new entity."""
-
-    def save(self, entity: E_contra, /) -> None:
-        """Keep a changed entity."""
-
-
-class KeepsAndRemoves(Keeps[E_contra], Protocol[E_contra]):
-    """A repository whose entities can be removed as well."""
-
-    def remove(self, entity: E_contra, /) -> None:
-        """Remove an entity."""
-
-
-class KeepsMany(Protocol[E]):
-    """A repository that keeps many changed entities at once."""
-
-    def save_all(self, changes: Sequence[Change[E]], /) -> None:
-        """Keep changed entities."""
 
 
 class Recorder:
@@ -71,7 +46,7 @@ class Recorder:
 
     async def keep(
         self,
-        repository: KeepsAndRemoves[E] | Keeps[E],
+        repository: Repository[E],
         change: Change[E],
         noun: str,
         action: str,
@@ -85,7 +60,7 @@ class Recorder:
         if change.before is None:
             repository.add(entity)
         elif change.after is None:
-            cast("KeepsAndRemoves[E]", repository).remove(entity)
+            cast("Removing[E]", repository).remove(entity)
         else:
             repository.save(entity)
         await self._record([change], noun, action, reason)
@@ -93,7 +68,7 @@ class Recorder:
 
     async def keep_all(
         self,
-        repository: KeepsMany[E],
+        repository: Repository[E],
         changes: Iterable[Change[E]],
         noun: str,
         action: str,

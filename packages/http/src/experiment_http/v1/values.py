@@ -1,7 +1,7 @@
 """The kinds of value that several nouns have in their requests and answers."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -27,7 +27,7 @@ Words = Annotated[
     ),
 ]
 Sort = Annotated[
-    Literal[*(f"{way}{field}" for field in SORTS for way in ("", "-"))],
+    str if TYPE_CHECKING else Literal[*(f"{way}{field}" for field in SORTS for way in ("", "-"))],
     Meta(description="What the list is sorted by; with `-`, in descending order. Absent values come last."),
 ]
 MemberRole = Literal["viewer", "editor", "owner"]
