@@ -16,13 +16,14 @@ def tour(url: str, token: str, rig: Mapping[str, Any], live: str | None) -> str:
     profile = f"{base}/conversion-profiles/{rig['profile_id']}"
     sections = [
         ("your token, for the commands below", f"export EXPERIMENT_TOKEN={token}"),
-        ("the run's capture sessions", _get(f"{run}/capture-sessions")),
+        ("the run at a glance: sessions, sensors, signals, transitions", _get(f"{run}/card")),
         ("its signals in numbers: count, minimum, maximum, mean, in °C", _get(f"{run}/metrics")),
         ("the recorded heating, in °C, as CSV", _get(f"{recorded}/telemetry?{series}", "Accept: text/csv")),
         ("the millivolts behind it", _get(f"{recorded}/telemetry?{series}&layer=raw", "Accept: text/csv")),
         ("what the calibration makes of other voltages",
          _get(f"{profile}/preview", "Content-Type: application/json", '{"values": [0, 4.096, 33.275]}')),
     ]  # fmt: skip
+    sections.append(("whether anybody has tampered with the audit log", _get(f"{base}/audit/verify")))
     if live is not None:
         # Last, because it is worth repeating: its count grows.
         sections.append(("what is being recorded right now", _get(f"{base}/capture-sessions/{live}/series")))
