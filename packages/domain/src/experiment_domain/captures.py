@@ -115,8 +115,8 @@ class CaptureSession(Entity):
         return created(session, session.event("capture.created", at, ordinal=ordinal))
 
     @property
-    def is_active(self) -> bool:
-        """Whether it stands against ending its run."""
+    def is_running(self) -> bool:
+        """Whether it is being recorded. It is active while it is, and while one of its backfills is under way."""
         return self.status is CaptureStatus.RUNNING
 
     def pin_of(self, sensor_id: UUID) -> Pin | None:
@@ -233,8 +233,15 @@ class CaptureSessionRepository(Repository[CaptureSession], Protocol):
         """Whether a run has sessions, deleted ones included."""
 
     @abstractmethod
+    async def running_in(self, run_id: UUID) -> Sequence[UUID]:
+        """The running sessions of a run."""
+
+    @abstractmethod
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
-        """The active sessions of runs, by run; a run without any is not named."""
+        """The active sessions of runs, by run: running, or with a backfill that is queued or running.
+
+        A run without any is not named.
+        """
 
     @abstractmethod
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:

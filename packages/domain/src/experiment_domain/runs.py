@@ -167,14 +167,16 @@ class Run(Entity):
         """Add and remove tags, or set them. Archived runs refuse."""
         return self.edit(at=at, tags=tagging.applied_to(self.tags))
 
-    def remove(self, *, has_sessions: bool, has_artifacts: bool) -> Change["Run"]:
-        """Delete: only in draft and without capture sessions and artifacts; otherwise it is archived."""
+    def remove(self, *, has_sessions: bool, has_artifacts: bool, has_metrics: bool = False) -> Change["Run"]:
+        """Delete: only in draft, without capture sessions, artifacts and scalar metrics; otherwise it is archived."""
         if self.status is not RunStatus.DRAFT:
             raise Conflict("not_draft", f"Only a draft is deleted; this run is {self.status}: archive it.")
         if has_sessions:
             raise Conflict("has_capture_sessions", "This run has capture sessions: archive it instead.")
         if has_artifacts:
             raise Conflict("has_artifacts", "This run has artifacts: archive it instead.")
+        if has_metrics:
+            raise Conflict("has_metrics", "This run has scalar metrics: archive it instead.")
         return removed(self)
 
     def check_binds(self) -> None:

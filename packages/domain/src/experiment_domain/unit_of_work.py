@@ -7,6 +7,7 @@ from typing import Protocol
 
 from experiment_domain.artifacts import ArtifactRepository
 from experiment_domain.audit import AuditLog
+from experiment_domain.backfills import BackfillRepository
 from experiment_domain.captures import CaptureSessionRepository
 from experiment_domain.cards import RunCards
 from experiment_domain.conversions.profiles import ConversionProfileRepository
@@ -17,7 +18,11 @@ from experiment_domain.kernel.entity import StatusHistory
 from experiment_domain.kernel.events import EventLog
 from experiment_domain.projects import ProjectRepository
 from experiment_domain.runs import RunRepository
+from experiment_domain.scalars import ScalarMetrics
 from experiment_domain.sensors import SensorRepository
+from experiment_domain.telemetry.envelopes import Envelopes
+from experiment_domain.telemetry.grids import Grids
+from experiment_domain.telemetry.layers import PhysicalLayers
 from experiment_domain.telemetry.store import TelemetryStore
 
 
@@ -37,6 +42,11 @@ class UnitOfWork(Protocol):
     sensors: SensorRepository
     conversion_profiles: ConversionProfileRepository
     telemetry: TelemetryStore
+    envelopes: Envelopes
+    grids: Grids
+    scalars: ScalarMetrics
+    layers: PhysicalLayers
+    backfills: BackfillRepository
     history: StatusHistory
     audit: AuditLog
     events: EventLog

@@ -160,7 +160,7 @@ class Items(Form[Iterable[Any]]):
 
     def answer(self, result: Iterable[Any], cursor: Callable[[Any], str]) -> Answer:  # noqa: ARG002
         """The views of the things."""
-        return _listed({"items": list(map(self.of or self.view.of, result))})
+        return listed({"items": list(map(self.of or self.view.of, result))})
 
     def views(self) -> Sequence[type[Struct]]:
         """That of an entry."""
@@ -168,7 +168,7 @@ class Items(Form[Iterable[Any]]):
 
     def schema(self, refer: Callable[[type[Struct]], Mapping[str, Any]]) -> Mapping[str, Any]:
         """An object with the entries."""
-        return _list_schema(refer(self.view))
+        return list_schema(refer(self.view))
 
     def example(self) -> Any:
         """One entry."""
@@ -184,7 +184,7 @@ class Paged(Form[Page[Any]]):
     def answer(self, result: Page[Any], cursor: Callable[[Any], str]) -> Answer:
         """The views of the things, and the cursor of the next part."""
         following = None if result.next is None else cursor([result.next[0], result.next[1].bytes])
-        return _listed({"items": list(map(self.view.of, result.items)), "next_cursor": following})
+        return listed({"items": list(map(self.view.of, result.items)), "next_cursor": following})
 
     def views(self) -> Sequence[type[Struct]]:
         """That of an entry."""
@@ -192,7 +192,7 @@ class Paged(Form[Page[Any]]):
 
     def schema(self, refer: Callable[[type[Struct]], Mapping[str, Any]]) -> Mapping[str, Any]:
         """An object with the entries and the cursor."""
-        return _list_schema(refer(self.view), next_cursor={"type": ["string", "null"]})
+        return list_schema(refer(self.view), next_cursor={"type": ["string", "null"]})
 
     def example(self) -> Any:
         """One entry, and no more."""
@@ -221,10 +221,12 @@ class Nothing(Form[None]):
         """None."""
 
 
-def _listed(content: Mapping[str, Any]) -> Answer:
+def listed(content: Mapping[str, Any]) -> Answer:
+    """The answer that is a list, ready to be sent."""
     return Answer(200, {"Content-Type": JSON, "Cache-Control": "private, no-cache"}, msgspec.json.encode(content))
 
 
-def _list_schema(entry: Mapping[str, Any], **further: Mapping[str, Any]) -> Mapping[str, Any]:
+def list_schema(entry: Mapping[str, Any], **further: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The JSON Schema of a list, and of what else stands beside its entries."""
     properties = {"items": {"type": "array", "items": entry}, **further}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

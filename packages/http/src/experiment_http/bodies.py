@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 from litestar.types import Receive
 from msgspec import Struct
@@ -24,19 +24,38 @@ STEP = 1 << 18
 WINDOW_LOG = 23
 """The largest zstd window, 8 MiB, which RFC 8878 recommends to every decoder; all but the ultra levels fit."""
 
+JSON = "application/json"
+MESSAGE_PACK = "application/vnd.msgpack"
+ARROW = "application/vnd.apache.arrow.stream"
+
 S = TypeVar("S", bound=Struct)
 Buffer = bytes | bytearray
 
 
 @frozen(kw_only=True)
 class BodyKind:
-    """What an operation takes as its body. `schema` documents it, `decode` reads it."""
+    """What an operation takes as its body. `schema` documents it, `decode` reads JSON, `others` read other types."""
 
     schema: Any
     decode: Callable[["Buffer"], Any]
+    others: Mapping[str, Callable[["Buffer"], Any]] = field(factory=dict[str, Callable[["Buffer"], Any]])
     required: bool = True
     limit: int = ORDINARY
     packed: bool = False
+
+    def decoder(self, content_type: bytes) -> Callable[["Buffer"], Any]:
+        """What reads a body of this type. Raises `UnsupportedMediaType`."""
+        if content_type == b"application/json":
+            return self.decode
+        essence, *parameters = (part.strip().lower() for part in content_type.split(b";"))
+        if essence == b"application/json":
+            charsets = [part[8:].strip(b'"') for part in parameters if part.startswith(b"charset=")]
+            if all(charset in (b"utf-8", b"utf8") for charset in charsets):
+                return self.decode
+        elif other := self.others.get(essence.decode("latin-1")):
+            return other
+        types = " or ".join([f"{JSON}, in UTF-8", *self.others])
+        raise UnsupportedMediaType(f"The body must be of type {types}.")
 
 
 def json_body(struct: type[S], *, required: bool = True) -> BodyKind:
@@ -61,7 +80,7 @@ async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind,
             raise TooSlow(timeout) from None
     body = unpacker.end()
     if body:
-        _check_content_type(headers.get(b"content-type", b""))
+        kind.decoder(headers.get(b"content-type", b""))
     elif kind.required:
         raise Malformed("body_required", "This operation needs a body.")
     return body
@@ -80,15 +99,6 @@ async def _read_on(receive: Receive, message: Any, unpacker: "Unpacker", limit: 
         if not message.get("more_body"):
             return
         message = await receive()
-
-
-def _check_content_type(value: bytes) -> None:
-    if value == b"application/json":
-        return
-    essence, *parameters = (part.strip().lower() for part in value.split(b";"))
-    charsets = [part[8:].strip(b'"') for part in parameters if part.startswith(b"charset=")]
-    if essence != b"application/json" or any(charset not in (b"utf-8", b"utf8") for charset in charsets):
-        raise UnsupportedMediaType("The body must be of type application/json, in UTF-8.")
 
 
 def _unpacker(encoding: bytes | None, kind: BodyKind) -> "Unpacker":

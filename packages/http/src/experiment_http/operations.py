@@ -156,7 +156,8 @@ class Operation:
         if self.body is not None:
             if self.signed_by is None:
                 content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
-            given["body"] = self.body.decode(content) if content else None
+            decode = self.body.decoder(headers.get(b"content-type", b"")) if content else None
+            given["body"] = decode(content) if decode else None
         if "call" in self.wants:
             return await self.handler(call, **given)
         if not self.is_command:

@@ -1,5 +1,6 @@
 """Query strings: parsed strictly into structs; a parameter that an operation does not know is refused."""
 
+import re
 import types
 import typing
 from functools import lru_cache
@@ -18,6 +19,7 @@ MOST = 200
 """The most parameters of one query."""
 PREFIXED = {"param": "param."}
 """Fields that take parameters of many names, and what these begin with."""
+_DECIMAL = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,3})?")
 Pairs = list[tuple[str, str]]
 Q = TypeVar("Q", bound=Struct)
 
@@ -28,6 +30,7 @@ class Field:
 
     repeats: bool
     is_number: bool
+    is_decimal: bool = False
 
 
 def pairs_of(query_string: bytes) -> Pairs:
@@ -59,7 +62,7 @@ def parsed(pairs: Pairs, kind: type[Q]) -> Q:
     for name, text in pairs:
         if name in fields and name not in PREFIXED:
             field = fields[name]
-            value = _number(text) if field.is_number else text
+            value = _number(text) if field.is_number else _decimal(text) if field.is_decimal else text
             if field.repeats:
                 values.setdefault(name, []).append(value)
             elif name in values:
@@ -94,6 +97,7 @@ def fields_of(kind: type[Struct]) -> dict[str, Field]:
         found[field.encode_name] = Field(
             repeats=any(typing.get_origin(kind) is tuple for kind in alternatives),
             is_number=any(kind is int for kind in alternatives),
+            is_decimal=any(kind is float for kind in alternatives),
         )
     for name in PREFIXED:
         if name in found:
@@ -107,6 +111,10 @@ def _alternatives(kind: Any) -> list[Any]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return [found for part in typing.get_args(kind) for found in _alternatives(part)]
     return [kind]
+
+
+def _decimal(text: str) -> float | str:
+    return float(text) if _DECIMAL.fullmatch(text) else text
 
 
 def _number(text: str) -> int | str:

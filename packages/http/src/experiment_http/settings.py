@@ -21,6 +21,8 @@ class HttpSettings:
     documents: bool = True
     body_timeout: float = 30.0
     readiness_timeout: float = 3.0
+    socket_check_every: float = 2.5
+    socket_idle_timeout: float = 600.0
 
     def __attrs_post_init__(self) -> None:
         if len(self.secret_key) < SHORTEST_SECRET:

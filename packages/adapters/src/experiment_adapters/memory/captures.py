@@ -61,18 +61,24 @@ class MemoryCaptures(MemoryRepository[CaptureSession], CaptureSessionRepository)
         self._transaction.settle()
         return any(session.run_id == run_id for session in self._store.captures.values())
 
+    async def running_in(self, run_id: UUID) -> Sequence[UUID]:
+        self._transaction.settle()
+        return [session.id for session in self._shown(run_id) if session.is_running]
+
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         self._transaction.settle()
         active: dict[UUID, list[UUID]] = {}
         for session in sorted(self._store.captures.values(), key=lambda session: session.id):
-            if session.run_id in run_ids and session.deleted_at is None and session.is_active:
+            if session.run_id in run_ids and session.deleted_at is None and self._is_active(session):
                 active.setdefault(session.run_id, []).append(session.id)
         return active
 
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:
         self._transaction.settle()
         return sorted(
-            session.id for session in self._shown(run_id) if session.is_active and session.pin_of(sensor_id) is not None
+            session.id
+            for session in self._shown(run_id)
+            if self._is_active(session) and session.pin_of(sensor_id) is not None
         )
 
     async def any_with(self, sensor_id: UUID) -> bool:
@@ -110,6 +116,13 @@ class MemoryCaptures(MemoryRepository[CaptureSession], CaptureSessionRepository)
         self._transaction.settle()
         ordinals = (session.ordinal for session in self._store.captures.values() if session.run_id == run_id)
         return max(ordinals, default=0) + 1
+
+    def _is_active(self, session: CaptureSession) -> bool:
+        return session.is_running or any(
+            backfill.is_active
+            for backfill in self._store.backfills.values()
+            if backfill.capture_session_id == session.id
+        )
 
     def _shown(self, run_id: UUID | None) -> Iterator[CaptureSession]:
         for session in self._store.captures.values():

@@ -30,7 +30,8 @@ class MemoryRuns(MemoryRepository[Run], RunRepository):
     def remove(self, run: Run) -> None:
         sessions = (session for session in self._store.captures.values() if session.run_id == run.id)
         artifacts = (artifact for artifact in self._store.artifacts.values() if artifact.run_id == run.id)
-        self._transaction.refers_not([*sessions, *artifacts], "run")
+        metrics = self._store.scalars.get(run.id, ())
+        self._transaction.refers_not([*sessions, *artifacts, *metrics], "run")
         self._transaction.remove(self._store.runs, run, "run")
         for key in [key for key in self._store.run_sensors if key[0] == run.id]:
             self._transaction.drop(self._store.run_sensors, key)

@@ -1,6 +1,7 @@
 """Series in memory, as plain as can be: for each timestamp the reading that was received last."""
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from uuid import UUID
@@ -21,6 +22,13 @@ class Reading(NamedTuple):
     physical: Mapping[UUID, float]
 
 
+def layers_of(chunk: Chunk, profile_id: UUID | None) -> Mapping[UUID, "array[float]"]:
+    """The physical values that a chunk came with, by profile; `profile_id` is the current one."""
+    if profile_id is None or chunk.physical is None:
+        return chunk.others
+    return {profile_id: chunk.physical, **chunk.others}
+
+
 @frozen
 class StoredSeries:
     """The readings that are read, by timestamp, and the profile whose physical layer is current."""
@@ -35,15 +43,27 @@ class StoredSeries:
     def received(self, chunk: Chunk, profile_id: UUID | None, *, is_late: bool) -> dict[int, Reading]:
         """What a chunk puts in the place of what was received before it."""
         column = chunk.column
-        if profile_id is None or chunk.physical is None:
-            raw = zip(column.timestamps, column.values, strict=True)
-            return {stamp: Reading(value, is_late, {}) for stamp, value in raw}
-        converted = zip(column.timestamps, column.values, chunk.physical, strict=True)
-        return {stamp: Reading(value, is_late, {profile_id: physical}) for stamp, value, physical in converted}
+        layers = layers_of(chunk, profile_id)
+        return {
+            stamp: Reading(value, is_late, {profile: values[place] for profile, values in layers.items()})
+            for place, (stamp, value) in enumerate(zip(column.timestamps, column.values, strict=True))
+        }
 
-    def has_layer(self, profile_id: UUID) -> bool:
-        """Whether there is a whole physical layer under a profile."""
-        return all(profile_id in reading.physical for reading in self.readings.values())
+    def converted(self, chunk: Chunk, profile_id: UUID, physical: "array[float]") -> dict[int, Reading]:
+        """What the values of one more layer put in the place of what is read of a chunk."""
+        column = chunk.column
+        return {
+            stamp: reading._replace(physical={**reading.physical, profile_id: converted})
+            for stamp, value, converted in zip(column.timestamps, column.values, physical, strict=True)
+            # A reading that was overridden is not read, unless by its own value, of which a rule makes the same.
+            if (reading := self.readings[stamp]).value == value
+        }
+
+    def switched(self, profile_id: UUID) -> "StoredSeries":
+        """The same readings with another layer current."""
+        series = StoredSeries(profile_id)
+        series.readings.update(self.readings)
+        return series
 
     def values(self, layer: Layer, profile_id: UUID | None) -> Iterator[tuple[int, float]]:
         """Timestamps and values of one layer, by timestamp; none where there is no such physical layer."""

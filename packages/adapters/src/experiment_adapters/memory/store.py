@@ -10,6 +10,7 @@ from attrs import field, frozen
 from experiment_adapters.memory.series import SeriesKey, StoredSeries
 from experiment_domain.artifacts import Artifact
 from experiment_domain.audit import AuditRecord, ChainHead
+from experiment_domain.backfills import Backfill
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.experiments import Experiment
@@ -19,7 +20,9 @@ from experiment_domain.kernel.errors import Conflict, Refusal, VersionMismatch
 from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.projects import Member, Project
 from experiment_domain.runs import Run, RunSensor
+from experiment_domain.scalars import Scalar
 from experiment_domain.sensors import Sensor
+from experiment_domain.telemetry.layers import LayerName
 from experiment_domain.telemetry.store import Intake
 
 K = TypeVar("K", bound=Hashable)
@@ -34,6 +37,14 @@ class LinkedRecord:
     record: AuditRecord
     sequence: int
     hash: bytes
+
+
+@frozen(kw_only=True)
+class StoredClaim:
+    """Which worker works on a backfill until when; without one, from when on it can be claimed."""
+
+    worker: UUID | None
+    until: datetime
 
 
 @frozen
@@ -53,6 +64,11 @@ class Store:
     profiles: dict[UUID, ConversionProfile] = field(factory=dict, init=False)
     intakes: dict[tuple[UUID, UUID, str], Intake] = field(factory=dict, init=False)  # (sensor, session, key) →
     series: dict[SeriesKey, StoredSeries] = field(factory=dict, init=False)
+    backfills: dict[UUID, Backfill] = field(factory=dict, init=False)
+    claims: dict[UUID, StoredClaim] = field(factory=dict, init=False)  # backfill →
+    layers: dict[LayerName, bool] = field(factory=dict, init=False)  # those that backfills made whole → is current
+    converted: dict[tuple[LayerName, int], None] = field(factory=dict, init=False)  # by backfills: layer, position
+    scalars: dict[UUID, tuple[Scalar, ...]] = field(factory=dict, init=False)  # run → in the order of arrival
     history: list[StatusChange] = field(factory=list, init=False)
     audit: list[LinkedRecord] = field(factory=list, init=False)
     audit_heads: dict[UUID, ChainHead] = field(factory=dict, init=False)

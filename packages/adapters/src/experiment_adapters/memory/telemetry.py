@@ -1,19 +1,21 @@
 """Telemetry in memory: the plain model of what every other store has to answer."""
 
+import math
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from uuid import UUID
 
 from experiment_adapters.memory.captures import MemoryCaptures
+from experiment_adapters.memory.layers import MemoryLayers
 from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.series import StoredSeries
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import Sensor
-from experiment_domain.telemetry.batches import moment
+from experiment_domain.telemetry.batches import EARLIEST, moment
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
@@ -26,6 +28,7 @@ from experiment_domain.telemetry.store import (
     Receipt,
     Series,
     TelemetryStore,
+    check_buckets,
 )
 
 _Group = tuple[UUID, str, UUID | None]
@@ -36,12 +39,18 @@ class MemoryTelemetry(TelemetryStore):
     """Readings: all that was received, and by timestamp the ones that are read."""
 
     def __init__(
-        self, store: Store, transaction: Transaction, sensors: MemorySensors, captures: MemoryCaptures
+        self,
+        store: Store,
+        transaction: Transaction,
+        sensors: MemorySensors,
+        captures: MemoryCaptures,
+        layers: MemoryLayers,
     ) -> None:
         self._store = store
         self._transaction = transaction
         self._sensors = sensors
         self._captures = captures
+        self._layers = layers
 
     async def admit(
         self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
@@ -101,8 +110,8 @@ class MemoryTelemetry(TelemetryStore):
 
     async def has_layer(self, capture_session_id: UUID, sensor_id: UUID, signal: str, profile_id: UUID) -> bool:
         self._transaction.settle()
-        series = self._store.series.get((capture_session_id, sensor_id, signal))
-        return series is not None and series.has_layer(profile_id)
+        exists = (capture_session_id, sensor_id, signal) in self._store.series
+        return exists and profile_id in self._layers.whole(capture_session_id, sensor_id)
 
     async def read(self, query: ReadingQuery) -> Readings:
         self._transaction.settle()
@@ -122,28 +131,44 @@ class MemoryTelemetry(TelemetryStore):
             more=len(rows) > query.limit,
         )
 
-    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = (), bucket: int | None = None
+    ) -> Sequence[Metrics]:
         self._transaction.settle()
         found: list[Metrics] = []
         for (sensor_id, signal, profile_id), group in sorted((await self._groups(run_id, layer)).items(), key=_place):
             if signals and signal not in signals:
                 continue
             read = Layer.RAW if profile_id is None else Layer.PHYSICAL
-            values = sorted(
-                (stamp, ordinal, value) for ordinal, series in group for stamp, value in series.values(read, profile_id)
+            readings = sorted(
+                (stamp, ordinal, value, series.readings[stamp].is_late)
+                for ordinal, series in group
+                for stamp, value in series.values(read, profile_id)
             )
-            found.append(
-                Metrics(
-                    sensor_id=sensor_id,
-                    signal=signal,
-                    layer=read,
-                    profile_id=profile_id,
-                    late=sum(series.late for _, series in group),
-                    out_of_range=0 if read is Layer.RAW else sum(series.out_of_range for _, series in group),
-                    statistics=Statistics.of(value for _, _, value in values),
+            for start, within in groupby(readings, lambda reading: bucket and reading[0] // bucket * bucket):
+                stamps, _, values, late = zip(*within, strict=True)
+                found.append(
+                    Metrics(
+                        sensor_id=sensor_id,
+                        signal=signal,
+                        layer=read,
+                        profile_id=profile_id,
+                        late=sum(late),
+                        out_of_range=sum(map(math.isnan, values)),
+                        duration=(stamps[-1] - stamps[0]) / 1_000_000,
+                        statistics=Statistics.of(values),
+                        timestamp=None if start is None else moment(max(start, EARLIEST)),
+                    )
                 )
-            )
+                if bucket is not None:
+                    check_buckets(len(found))
         return found
+
+    async def metrics_of_runs(
+        self, layers: Mapping[UUID, Layer | None], *, signals: Collection[str] = ()
+    ) -> Mapping[UUID, Sequence[Metrics]]:
+        found = {run_id: await self.metrics(run_id, layer=layer, signals=signals) for run_id, layer in layers.items()}
+        return {run_id: metrics for run_id, metrics in found.items() if metrics}
 
     async def _groups(self, run_id: UUID, layer: Layer | None) -> dict[_Group, list[tuple[int, StoredSeries]]]:
         """The series that are counted together, each with the number of its session."""
@@ -172,14 +197,15 @@ class MemoryTelemetry(TelemetryStore):
         return [self._destination(sensor, session)]
 
     def _destination(self, sensor: Sensor, session: CaptureSession) -> Destination:
-        pin = session.pin_of(sensor.id)
+        current, *others = self._layers.whole(session.id, sensor.id) or [None]
         return Destination(
             capture_session_id=session.id,
             project_id=session.project_id,
             run_id=session.run_id,
             status=session.status,
-            profile=None if pin is None or pin.profile_id is None else self._store.profiles[pin.profile_id],
-            takes_part=pin is not None,
+            profile=None if current is None else self._store.profiles[current],
+            others=[self._store.profiles[profile_id] for profile_id in others if profile_id is not None],
+            takes_part=session.pin_of(sensor.id) is not None,
         )
 
     def _receipt(self, sensor_id: UUID, capture_session_id: UUID | None, key: str) -> Receipt | None:

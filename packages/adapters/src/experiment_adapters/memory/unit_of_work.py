@@ -7,15 +7,20 @@ from uuid import UUID
 
 from experiment_adapters.memory.artifacts import MemoryArtifacts
 from experiment_adapters.memory.audit import MemoryAuditLog
+from experiment_adapters.memory.backfills import MemoryBackfills
 from experiment_adapters.memory.captures import MemoryCaptures
 from experiment_adapters.memory.cards import MemoryRunCards
 from experiment_adapters.memory.conversions import MemoryConversionProfiles
+from experiment_adapters.memory.envelopes import MemoryEnvelopes
 from experiment_adapters.memory.events import MemoryEvents
 from experiment_adapters.memory.experiments import MemoryExperiments
+from experiment_adapters.memory.grids import MemoryGrids
 from experiment_adapters.memory.history import MemoryStatusHistory
 from experiment_adapters.memory.idempotency import MemoryIdempotency
+from experiment_adapters.memory.layers import MemoryLayers
 from experiment_adapters.memory.projects import MemoryProjects
 from experiment_adapters.memory.runs import MemoryRuns
+from experiment_adapters.memory.scalars import MemoryScalars
 from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
@@ -43,7 +48,12 @@ class MemoryUnitOfWork(UnitOfWork):
         self.cards = MemoryRunCards(store, transaction)
         self.sensors = sensors
         self.conversion_profiles = MemoryConversionProfiles(store, transaction)
-        self.telemetry = MemoryTelemetry(store, transaction, sensors, captures)
+        self.layers = MemoryLayers(store, transaction)
+        self.telemetry = MemoryTelemetry(store, transaction, sensors, captures, self.layers)
+        self.envelopes = MemoryEnvelopes(store, transaction)
+        self.grids = MemoryGrids(store, transaction, captures)
+        self.backfills = MemoryBackfills(store, transaction)
+        self.scalars = MemoryScalars(store, transaction)
         self.history = MemoryStatusHistory(store, transaction)
         self.audit = MemoryAuditLog(store, transaction)
         self.events = MemoryEvents(store, transaction)

@@ -34,6 +34,11 @@ CAPTURE_SESSIONS = _CaptureSessions(
     CaptureSession, "capture_sessions", {"status": enum(CaptureStatus)}, without=["pins"]
 )
 
+_ACTIVE = (
+    "SELECT id, run_id FROM capture_sessions WHERE status = 'running'"
+    " UNION SELECT capture_session_id, run_id FROM backfills WHERE status IN ('queued', 'running')"
+)
+"""The sessions that are active; each half has a partial index of its own."""
 
 LOCK_KEY = "('x' || right(replace(id::text, '-', ''), 16))::bit(64)::bigint"
 """`lock_key` of a session's `id`, as SQL."""
@@ -112,18 +117,24 @@ class PostgresCaptures(PostgresRepository[CaptureSession], CaptureSessionReposit
             "SELECT EXISTS (SELECT FROM capture_sessions WHERE run_id = %s)", [run_id]
         ).value()
 
+    async def running_in(self, run_id: UUID) -> Sequence[UUID]:
+        answer = self._statements.ask(
+            "SELECT id FROM capture_sessions WHERE run_id = %s AND status = 'running'", [run_id]
+        )
+        return [session_id for (session_id,) in await answer.rows()]
+
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         answer = self._statements.ask(
-            "SELECT run_id, array_agg(id ORDER BY id) FROM capture_sessions"
-            " WHERE run_id = ANY(%s) AND status = 'running' GROUP BY run_id",
+            f"SELECT run_id, array_agg(id ORDER BY id) FROM ({_ACTIVE}) AS active"
+            " WHERE run_id = ANY(%s) GROUP BY run_id",
             [list(run_ids)],
         )
         return dict(await answer.rows())
 
     async def active_with(self, sensor_id: UUID, run_id: UUID | None = None) -> Sequence[UUID]:
         answer = self._statements.ask(
-            "SELECT id FROM capture_session_pins JOIN capture_sessions ON id = capture_session_id"
-            " WHERE sensor_id = %s AND status = 'running' AND run_id = coalesce(%s, run_id) ORDER BY id",
+            f"SELECT id FROM capture_session_pins JOIN ({_ACTIVE}) AS active ON id = capture_session_id"
+            " WHERE sensor_id = %s AND run_id = coalesce(%s, run_id) ORDER BY id",
             [sensor_id, run_id],
         )
         return [session_id for (session_id,) in await answer.rows()]

@@ -10,6 +10,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from experiment_domain.kernel.errors import Conflict, Refusal, Unavailable, VersionMismatch
 
 _CONSTRAINTS = {
+    "backfills_active": ("active_backfills", "Another backfill does the same."),
     "capture_sessions_running": ("session_already_running", "A run has at most one running session."),
     "capture_sessions_ordinals": ("ordinal_taken", "Another session of this run took the same ordinal."),
     "conversion_profiles_published": ("already_published", "Another version of this sensor is published."),

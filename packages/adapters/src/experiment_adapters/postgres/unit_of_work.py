@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from experiment_adapters.postgres.artifacts import PostgresArtifacts
 from experiment_adapters.postgres.audit import PostgresAuditLog
+from experiment_adapters.postgres.backfills import PostgresBackfills
 from experiment_adapters.postgres.captures import PostgresCaptures
 from experiment_adapters.postgres.cards import PostgresRunCards
 from experiment_adapters.postgres.conversions import PostgresConversionProfiles
@@ -28,10 +29,14 @@ from experiment_adapters.postgres.records import (
     PostgresStatusHistory,
 )
 from experiment_adapters.postgres.runs import PostgresRuns
+from experiment_adapters.postgres.scalars import PostgresScalars
 from experiment_adapters.postgres.sensors import HAS_TOKEN, PostgresSensors
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.statements import Answer, Connection, Pool, Statements
 from experiment_adapters.postgres.telemetry import arrays
+from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
+from experiment_adapters.postgres.telemetry.grids import PostgresGrids
+from experiment_adapters.postgres.telemetry.layers import PostgresLayers
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
@@ -87,6 +92,26 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def telemetry(self) -> PostgresTelemetry:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresTelemetry(self._statements)
+
+    @cached_property
+    def envelopes(self) -> PostgresEnvelopes:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresEnvelopes(self._statements)
+
+    @cached_property
+    def grids(self) -> PostgresGrids:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresGrids(self._statements)
+
+    @cached_property
+    def scalars(self) -> PostgresScalars:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresScalars(self._statements)
+
+    @cached_property
+    def layers(self) -> PostgresLayers:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresLayers(self._statements)
+
+    @cached_property
+    def backfills(self) -> PostgresBackfills:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresBackfills(self._statements)
 
     @cached_property
     def history(self) -> PostgresStatusHistory:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -38,6 +38,7 @@ class Permission(StrEnum):
     INGEST = "send readings and heartbeats"
     REPORT = "report the status of artifacts"
     SIGN_IN = "be a known user"
+    WORK = "do the service's own work"
 
 
 _EDITORS = frozenset({Role.EDITOR, Role.OWNER})
@@ -50,6 +51,7 @@ GRANTS: Mapping[Permission, frozenset[Role]] = {
     Permission.INGEST: frozenset({Role.SENSOR}),
     Permission.REPORT: frozenset({Role.INTEGRATION}),
     Permission.SIGN_IN: frozenset(MEMBER_ROLES),
+    Permission.WORK: frozenset(),
 }
 
 

@@ -2,19 +2,23 @@
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile
+from experiment_domain.kernel.errors import Invalid
 from experiment_domain.sensors import Sensor
 from experiment_domain.telemetry.batches import Column
 from experiment_domain.telemetry.statistics import Statistics
+
+BUCKETS = 10_000
+"""The most buckets of one answer, those of all series together."""
 
 
 class Layer(StrEnum):
@@ -46,7 +50,9 @@ class Destination:
     run_id: UUID
     status: CaptureStatus
     profile: ConversionProfile | None
-    """The pinned profile version; None: raw values only."""
+    """That of the current layer: the pinned version, or the one of the latest backfill; None: raw values only."""
+    others: Sequence[ConversionProfile] = ()
+    """Those of the sensor's other whole layers in the session, which stay whole."""
     takes_part: bool = True
     """False where the session exists in a project of the sensor's, which was not bound when it started."""
 
@@ -67,10 +73,14 @@ class Admission:
 
 @frozen(kw_only=True, eq=False)
 class Chunk:
-    """Readings of one series with strictly rising timestamps. In `physical`, NaN stands for no value."""
+    """Readings of one series with strictly rising timestamps. In `physical`, NaN stands for no value.
+
+    `others` are the values of further layers that are whole, by their profiles.
+    """
 
     column: Column
     physical: "array[float] | None"
+    others: Mapping[UUID, "array[float]"] = field(factory=dict[UUID, "array[float]"])
 
 
 @frozen(kw_only=True, eq=False)
@@ -104,7 +114,11 @@ class Series:
 
 @frozen(kw_only=True)
 class Metrics:
-    """The statistics of one sensor's signal over a run, of one layer; `statistics` is None of no values."""
+    """The statistics of one sensor's signal over a run or a bucket of time, of one layer.
+
+    `statistics` is None of no values; `duration` is from the first reading to the last, in seconds; `timestamp` is
+    where the bucket begins.
+    """
 
     sensor_id: UUID
     signal: str
@@ -112,7 +126,15 @@ class Metrics:
     profile_id: UUID | None
     late: int
     out_of_range: int
+    duration: float
     statistics: Statistics | None
+    timestamp: datetime | None = None
+
+
+def check_buckets(count: int) -> None:
+    """Refuse what has more than `BUCKETS`."""
+    if count > BUCKETS:
+        raise Invalid.at("bucket", f"makes more than {BUCKETS:,} buckets: take longer ones, or fewer signals")
 
 
 @frozen(kw_only=True)
@@ -173,9 +195,19 @@ class TelemetryStore(Protocol):
         """Readings in the order of their timestamps; of one timestamp the reading received last."""
 
     @abstractmethod
-    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = (), bucket: int | None = None
+    ) -> Sequence[Metrics]:
         """The statistics of every sensor's signals over a run's sessions, by sensor and signal.
 
         The physical layer is each series' current one; series of different profile versions are kept apart. Without
-        a `layer`, the raw one counts of those series that have no physical one.
+        a `layer`, the raw one counts of those series that have no physical one. With `bucket`, in microseconds, each
+        series' readings by buckets of that width, aligned to the Unix epoch: those that hold any, in the order of
+        time. Raises `Invalid` where there are more than `BUCKETS`.
         """
+
+    @abstractmethod
+    async def metrics_of_runs(
+        self, layers: Mapping[UUID, Layer | None], *, signals: Collection[str] = ()
+    ) -> Mapping[UUID, Sequence[Metrics]]:
+        """What `metrics` says of each run, in the `layer` that is named for it; nothing of runs without readings."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+from experiment_domain.backfills import check_none_active
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange, refuse_archived
@@ -84,6 +85,7 @@ class CaptureUseCases(UseCases):
     ) -> CaptureSession:
         """draft, succeeded or failed → archived, for good."""
         _, session = await self._locked(permit, session_id, if_version)
+        check_none_active(await self.uow.backfills.active_of(session_id))
         change = session.archive(at=self.recorder.now, reason=reason)
         return await self.recorder.keep(self.uow.captures, change, "capture_session", "archive", reason=reason)
 
@@ -91,6 +93,7 @@ class CaptureUseCases(UseCases):
     async def delete(self, permit: Permit, session_id: UUID, *, if_version: int | None = None) -> None:
         """Remove a draft; hide a failed session until it is restored."""
         _, session = await self._locked(permit, session_id, if_version)
+        check_none_active(await self.uow.backfills.active_of(session_id))
         change = session.delete(at=self.recorder.now)
         await self.recorder.keep(self.uow.captures, change, "capture_session", "delete")
 
@@ -140,7 +143,7 @@ class CaptureUseCases(UseCases):
         change = session.start(
             run=run,
             pins=await self.uow.captures.pins_for(run.id),
-            running_sessions=(await self.uow.captures.active_in([run.id])).get(run.id, ()),
+            running_sessions=await self.uow.captures.running_in(run.id),
             at=self.recorder.now,
             reason=reason,
         )

@@ -6,7 +6,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
-from experiment_domain.kernel.access import Grants, Permission, SensorToken, User
+from experiment_domain.kernel.access import Grants, Permission, SensorToken, System, User
 from experiment_domain.kernel.entity import Entity
 from experiment_domain.kernel.errors import Forbidden, NotFound
 from experiment_domain.usecases.recording import Recorder
@@ -60,6 +60,12 @@ class Permit:
             await self.grants()
             raise Forbidden("This is for users; a sensor's token is for sending readings and heartbeats.")
         return principal
+
+    def service(self) -> None:
+        """Refuse with `Forbidden` anybody but the service itself."""
+        self.used = True
+        if not isinstance(self._recorder.caller.principal, System):
+            raise Forbidden("Only the service itself may do this.")
 
     def token(self) -> bytes:
         """The hash of the calling sensor's token, for use cases that look the sensor up themselves."""

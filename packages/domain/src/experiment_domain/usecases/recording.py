@@ -23,21 +23,25 @@ class Recorder:
         self.uow = uow
         self.caller = caller
         self.ids = ids
-        self._clock = clock
+        self.clock = clock
         self._grants: Grants | None = None
         self._now: datetime | None = None
 
     @property
     def now(self) -> datetime:
-        """The moment of this unit of work: everything in it happens at once."""
+        """The moment of this unit of work: everything in it happens at once.
+
+        It is the moment at which it is first asked for. Ask with everything locked that is to change: else somebody
+        who was waited for comes before in the history and after by the clock.
+        """
         if self._now is None:
-            self._now = self._clock.now()
+            self._now = self.clock.now()
         return self._now
 
     async def grants(self) -> Grants:
         """The caller's roles."""
         if self._grants is None:
-            self._grants = await self.uow.grants(self.now)
+            self._grants = await self.uow.grants(self.clock.now())
         return self._grants
 
     async def grant(self, project_id: UUID, role: Role) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from experiment_domain.captures import CaptureSession
 from experiment_domain.experiments import Experiment, check_sort
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Change, Lock, Page, Position, StatusChange
@@ -109,6 +110,7 @@ class RunUseCases(UseCases):
         change = run.remove(
             has_sessions=await self.uow.captures.any_in(run_id),
             has_artifacts=await self.uow.artifacts.any_in(run_id),
+            has_metrics=await self.uow.scalars.any_in(run_id),
         )
         await self.recorder.keep(self.uow.runs, change, "run", "delete")
 
@@ -132,22 +134,24 @@ class RunUseCases(UseCases):
         self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
     ) -> Run:
         """running → finished."""
-        return await self._end(permit, run_id, RunStatus.FINISHED, "finish", reason, if_version)
+        return await self._end(await self._locked(permit, run_id, if_version), RunStatus.FINISHED, "finish", reason)
 
     @requires(Permission.EDIT)
     async def fail(
         self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
     ) -> Run:
         """running → failed."""
-        return await self._end(permit, run_id, RunStatus.FAILED, "fail", reason, if_version)
+        return await self._end(await self._locked(permit, run_id, if_version), RunStatus.FAILED, "fail", reason)
 
     @requires(Permission.OWN)
     async def archive(
         self, permit: Permit, run_id: UUID, *, reason: str | None = None, if_version: int | None = None
     ) -> Run:
         """→ archived, for good, and with it its sessions."""
-        run = await self._end(permit, run_id, RunStatus.ARCHIVED, "archive", reason, if_version)
-        await self._archive_sessions([run_id], reason)
+        run = await self._locked(permit, run_id, if_version)
+        sessions = await self.uow.captures.of_runs([run_id], Lock.UPDATE)
+        run = await self._end(run, RunStatus.ARCHIVED, "archive", reason)
+        await self._archive(sessions, reason)
         return run
 
     @requires(Permission.EDIT)
@@ -166,16 +170,19 @@ class RunUseCases(UseCases):
         """
         checked_ids("run_ids", run_ids, most=BULK_RUNS)
         await permit.user()
-        needed = Permission.OWN if status is RunStatus.ARCHIVED else permit.permission
-        starts = status is RunStatus.RUNNING
+        starts, archives = status is RunStatus.RUNNING, status is RunStatus.ARCHIVED
+        needed = Permission.OWN if archives else permit.permission
         experiments = dict(await self.uow.experiments.of_runs(run_ids, Lock.UPDATE)) if starts else {}
         runs = await self.uow.runs.several(run_ids, Lock.UPDATE)
+        grants = await permit.grants()
+        theirs = [run.id for run in runs.values() if archives and grants.allows(needed, run.project_id)]
+        sessions: Sequence[CaptureSession] = await self.uow.captures.of_runs(theirs, Lock.UPDATE) if theirs else ()
         active: Mapping[UUID, Sequence[UUID]] = {} if starts else await self.uow.captures.active_in(run_ids)
         begun: list[Change[Experiment]] = []
 
         async def moved(run_id: UUID) -> Change[Run]:
             run = await permit.holds(runs.get(run_id), "run")
-            (await permit.grants()).require(needed, run.project_id, "run")
+            grants.require(needed, run.project_id, "run")
             if not starts:
                 return run.end(status, active_sessions=active.get(run_id, ()), at=self.recorder.now, reason=reason)
             experiment = experiments[run.experiment_id]
@@ -200,8 +207,8 @@ class RunUseCases(UseCases):
             self.uow.experiments, begun, "experiment", "start", reason="its first run was started"
         )
         await self.recorder.keep_all(self.uow.runs, changes, "run", _ACTIONS[status], reason=reason)
-        if status is RunStatus.ARCHIVED:
-            await self._archive_sessions([change.result.id for change in changes if not change.is_empty], reason)
+        archived = {change.result.id for change in changes if not change.is_empty}
+        await self._archive([session for session in sessions if session.run_id in archived], reason)
         return outcomes
 
     @requires(Permission.EDIT)
@@ -267,8 +274,7 @@ class RunUseCases(UseCases):
         self.uow.runs.unbind(run_id, sensor_id)
         await self._record_binding(run, sensor_id, "sensor.unbound", "unbind")
 
-    async def _archive_sessions(self, run_ids: Sequence[UUID], reason: str | None) -> None:
-        sessions = await self.uow.captures.of_runs(run_ids, Lock.UPDATE)
+    async def _archive(self, sessions: Sequence[CaptureSession], reason: str | None) -> None:
         await self.recorder.keep_all(
             self.uow.captures,
             [session.archive(at=self.recorder.now, reason=reason) for session in sessions],
@@ -289,19 +295,10 @@ class RunUseCases(UseCases):
     async def _locked(self, permit: Permit, run_id: UUID, if_version: int | None) -> Run:
         return await permit.holds(await self.uow.runs.get(run_id, Lock.UPDATE), "run", if_version)
 
-    async def _end(
-        self,
-        permit: Permit,
-        run_id: UUID,
-        target: RunStatus,
-        action: str,
-        reason: str | None,
-        if_version: int | None,
-    ) -> Run:
-        run = await self._locked(permit, run_id, if_version)
+    async def _end(self, run: Run, target: RunStatus, action: str, reason: str | None) -> Run:
         change = run.end(
             target,
-            active_sessions=(await self.uow.captures.active_in([run_id])).get(run_id, ()),
+            active_sessions=(await self.uow.captures.active_in([run.id])).get(run.id, ()),
             at=self.recorder.now,
             reason=reason,
         )

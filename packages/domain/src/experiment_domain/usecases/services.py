@@ -15,13 +15,16 @@ from experiment_domain.kernel.ids import Ids, TimeOrderedIds
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_domain.usecases.artifacts import ArtifactUseCases
 from experiment_domain.usecases.audit import AuditUseCases
+from experiment_domain.usecases.backfills import BackfillUseCases
 from experiment_domain.usecases.captures import CaptureUseCases
 from experiment_domain.usecases.cards import CardUseCases
+from experiment_domain.usecases.comparisons import ComparisonUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
 from experiment_domain.usecases.projects import ProjectUseCases
 from experiment_domain.usecases.recording import Recorder
 from experiment_domain.usecases.runs import RunUseCases
+from experiment_domain.usecases.scalars import ScalarUseCases
 from experiment_domain.usecases.sensors import SensorUseCases
 from experiment_domain.usecases.telemetry import TelemetryUseCases
 
@@ -80,6 +83,21 @@ class Work:
         return TelemetryUseCases(self._recorder, self._converter)
 
     @cached_property
+    def backfills(self) -> BackfillUseCases:
+        """Backfills of capture sessions."""
+        return BackfillUseCases(self._recorder, self._converter)
+
+    @cached_property
+    def scalars(self) -> ScalarUseCases:
+        """Scalar metrics of runs."""
+        return ScalarUseCases(self._recorder)
+
+    @cached_property
+    def comparisons(self) -> ComparisonUseCases:
+        """Runs side by side."""
+        return ComparisonUseCases(self._recorder)
+
+    @cached_property
     def audit(self) -> AuditUseCases:
         """The audit log."""
         return AuditUseCases(self._recorder)
@@ -91,8 +109,8 @@ class Work:
 
     @property
     def now(self) -> datetime:
-        """The moment of this unit of work."""
-        return self._recorder.now
+        """The present moment. What is changed has another one: that at which everything it needs was locked."""
+        return self._recorder.clock.now()
 
     async def check_caller(self) -> None:
         """Raise `Unauthenticated` unless the caller is still known: a sensor's token may have been rotated."""

@@ -1,19 +1,24 @@
 """What can be done with readings: taking them in, and reading them back."""
 
+from array import array
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
 
 from experiment_domain.captures import CaptureSession, readings_are_late
+from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Converter
 from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
-from experiment_domain.telemetry.batches import Batch
+from experiment_domain.telemetry.batches import Batch, Column
+from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
+from experiment_domain.telemetry.grids import GridPage, GridQuestion, check_range
 from experiment_domain.telemetry.store import (
     Admission,
     Chunk,
@@ -28,6 +33,8 @@ from experiment_domain.telemetry.store import (
 )
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 from experiment_domain.usecases.recording import Recorder
+
+Q = TypeVar("Q", ReadingQuery, EnvelopeQuery)
 
 
 @frozen(kw_only=True)
@@ -49,6 +56,15 @@ class LayerReadings:
     readings: Readings
 
 
+@frozen(kw_only=True, eq=False)
+class LayerEnvelope:
+    """An envelope, and which layer it is of."""
+
+    layer: Layer
+    profile_id: UUID | None
+    envelope: Envelope
+
+
 class TelemetryUseCases(UseCases):
     """Readings in and out."""
 
@@ -60,8 +76,9 @@ class TelemetryUseCases(UseCases):
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
         """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
         batch.check_id()
-        now = self.recorder.now
-        admission = await self.uow.telemetry.admit(permit.token(), batch.capture_session_id, batch.key, now)
+        admission = await self.uow.telemetry.admit(
+            permit.token(), batch.capture_session_id, batch.key, self.recorder.clock.now()
+        )
         if admission is None:
             raise Unauthenticated("This sensor token is unknown or has been rotated.")
         if admission.repeated is not None:
@@ -69,6 +86,7 @@ class TelemetryUseCases(UseCases):
         sensor = admission.sensor
         sensor.check_delivers()
         destination = _destination(admission, batch)
+        now = self.recorder.now
         batch.check(allowed_signals=sensor.signals, latest=now + timedelta(seconds=admission.future_tolerance))
         is_late = readings_are_late(destination.status)
         receipt = Receipt(
@@ -108,6 +126,36 @@ class TelemetryUseCases(UseCases):
     @requires(Permission.READ)
     async def read(self, permit: Permit, query: ReadingQuery, *, layer: Layer | None) -> LayerReadings:
         """Readings of one series. Without a `layer`: physical values where there are any, else raw ones."""
+        query = await self._layered(permit, query, layer)
+        found = await self.uow.telemetry.read(query)
+        return LayerReadings(layer=query.layer, profile_id=query.profile_id, readings=found)
+
+    @requires(Permission.READ)
+    async def envelope(self, permit: Permit, query: EnvelopeQuery, *, layer: Layer | None) -> LayerEnvelope:
+        """The envelope of one series, in the layer that `read` would give."""
+        if not 1 <= query.points <= POINTS:
+            raise Invalid.at("points", f"must be 1 to {POINTS:,}")
+        check_range(query.start, query.end)
+        query = await self._layered(permit, query, layer)
+        found = await self.uow.envelopes.read(query)
+        return LayerEnvelope(layer=query.layer, profile_id=query.profile_id, envelope=found)
+
+    @requires(Permission.READ)
+    async def grid(self, permit: Permit, run_id: UUID, question: GridQuestion) -> GridPage:
+        """Series of a run at the same moments, in pages; what is left out is found where the readings lie."""
+        run = await permit.holds(await self.uow.runs.get(run_id), "run")
+        question.check()
+        grants = await permit.grants()
+        if question.layer is Layer.RAW:
+            await self._require_raw(grants, run.project_id)
+        raw_allowed = await self._raw_allowed(grants, run.project_id)
+        columns = question.columns(await self.uow.grids.sources(run_id), raw_allowed=raw_allowed)
+        query, following = question.page(columns)
+        values = [await self.uow.grids.column(column, query) for column in columns] if query.rows else []
+        return GridPage(columns=columns, query=query, values=values, following=following)
+
+    async def _layered(self, permit: Permit, query: Q, layer: Layer | None) -> Q:
+        """The query of the layer that is meant, if the series is known and the caller may read it."""
         session = await permit.holds(await self.uow.captures.get(query.capture_session_id), "capture session")
         exists, current = await self.uow.telemetry.layer_of(session.id, query.sensor_id, query.signal)
         if layer is Layer.RAW and query.profile_id is not None:
@@ -119,21 +167,24 @@ class TelemetryUseCases(UseCases):
             layer = Layer.PHYSICAL if chosen or not await self._may_read_raw(permit, session) else Layer.RAW
         if layer is Layer.RAW:
             await self._check_raw(permit, session)
-            query = evolve(query, layer=layer, profile_id=None)
-        elif query.profile_id is not None and not await self.uow.telemetry.has_layer(
+            return evolve(query, layer=layer, profile_id=None)
+        if query.profile_id is not None and not await self.uow.telemetry.has_layer(
             session.id, query.sensor_id, query.signal, query.profile_id
         ):
             raise NotFound("physical layer under this profile")
-        else:
-            query = evolve(query, layer=layer, profile_id=chosen)
-        found = await self.uow.telemetry.read(query)
-        return LayerReadings(layer=layer, profile_id=query.profile_id, readings=found)
+        return evolve(query, layer=layer, profile_id=chosen)
 
     @requires(Permission.READ)
     async def metrics(
-        self, permit: Permit, run_id: UUID, *, layer: Layer | None = None, signals: Collection[str] = ()
+        self,
+        permit: Permit,
+        run_id: UUID,
+        *,
+        layer: Layer | None = None,
+        signals: Collection[str] = (),
+        bucket: int | None = None,
     ) -> Sequence[Metrics]:
-        """Statistics per sensor and signal of a run.
+        """Statistics per sensor and signal of a run; with `bucket`, in microseconds, by buckets of that width.
 
         Without a `layer`: of physical values, and beside them of the raw values of series that have no physical
         ones, if the caller may read raw values.
@@ -144,21 +195,23 @@ class TelemetryUseCases(UseCases):
             await self._require_raw(grants, run.project_id)
         elif layer is None and not await self._raw_allowed(grants, run.project_id):
             layer = Layer.PHYSICAL
-        return await self.uow.telemetry.metrics(run_id, layer=layer, signals=signals)
+        return await self.uow.telemetry.metrics(run_id, layer=layer, signals=signals, bucket=bucket)
 
     def _chunks(self, batch: Batch, destination: Destination) -> list[Chunk]:
         profile = destination.profile
         return [
             Chunk(
                 column=layer,
-                physical=None
-                if profile is None
-                else self._converter.convert(profile.rule, layer.values, profile.valid_range),
+                physical=None if profile is None else self._converted(profile, layer),
+                others={other.id: self._converted(other, layer) for other in destination.others},
             )
             for column in batch.columns
             if len(column)
             for layer in column.layers()
         ]
+
+    def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
+        return self._converter.convert(profile.rule, column.values, profile.valid_range)
 
     async def _sign_of_life(self, admission: Admission) -> None:
         sensor, now = admission.sensor, self.recorder.now
@@ -172,7 +225,7 @@ class TelemetryUseCases(UseCases):
             self.uow.sensors.renew_sign_of_life(sensor.id, now, unless_since=now - SIGN_OF_LIFE_EVERY)
         await self.recorder.keep(self.uow.sensors, sensor.seen(at=now), "sensor", "activate")
 
-    async def _check_known(self, session: CaptureSession, query: ReadingQuery) -> None:
+    async def _check_known(self, session: CaptureSession, query: ReadingQuery | EnvelopeQuery) -> None:
         """A series that has no readings yet is empty; one that can never have any is not found."""
         pin = session.pin_of(query.sensor_id)
         sensor = None if pin is None else await self.uow.sensors.get(query.sensor_id)

@@ -1,87 +1,17 @@
-"""Telemetry on its way in: batches of readings, decoded straight from the body into columns."""
+"""Telemetry on its way in: batches of readings, as the body of a request."""
 
-import re
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
-import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
-
-from experiment_domain.kernel.errors import Invalid
-from experiment_domain.telemetry.batches import (
-    BATCH_ID_LENGTH,
-    DEFAULT_SIGNAL,
-    EARLIEST,
-    LATEST,
-    READINGS,
-    REPORTED,
-    SIGNAL_LENGTH,
-    BadReadings,
-    Batch,
-    Column,
-    micros,
-)
+from experiment_domain.telemetry.batches import Batch
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.telemetry import Accepted, TelemetryUseCases
 from experiment_http.answers import View, one
-from experiment_http.bodies import BodyKind, Buffer
+from experiment_http.arrow import batch_from_arrow
+from experiment_http.bodies import ARROW, MESSAGE_PACK, BodyKind
 from experiment_http.operations import Operations
-from experiment_http.problems import TooLarge
-from experiment_http.strict_json import malformed
-from experiment_http.structs import invalid
-from experiment_http.times import Moment
-
-LARGEST = 16 << 20
-"""The most bytes of a message, unpacked."""
-_ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_NOT_A_TIME = "the timestamp is neither a whole number of microseconds nor an RFC 3339 time with a zone"
-_NOT_A_NUMBER = "the value is not a number"
-
-Time = Annotated[int, Meta(description="Microseconds since the Unix epoch.")] | Moment
-SignalName = Annotated[str, Meta(description="`value` where it is left out.")]
-
-
-class Reading(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One reading."""
-
-    timestamp: Time
-    value: float
-    signal: SignalName | UnsetType = UNSET
-
-
-class Readings(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Readings of one signal, timestamps and values side by side."""
-
-    timestamps: list[Time]
-    values: list[float]
-    signal: SignalName | UnsetType = UNSET
-
-
-class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """A batch in one of two shapes: `readings`, one by one, or `columns`, one per signal.
-
-    Without `capture_session_id` it goes to the sensor's only running session. With `batch_id`, or else by its
-    content, the same batch is known again.
-    """
-
-    example: ClassVar[Mapping[str, Any]] = {
-        "capture_session_id": "0195798b-02a4-7f6e-8d1c-4b3a2f1e0d9c",
-        "batch_id": "rig4-000017",
-        "columns": [
-            {
-                "signal": "temperature",
-                "timestamps": [1773051273000000, 1773051274000000],
-                "values": [26.0199, 26.0258],
-            }
-        ],
-    }
-
-    capture_session_id: UUID | UnsetType | None = UNSET
-    batch_id: Annotated[str, Meta(max_length=BATCH_ID_LENGTH)] | UnsetType | None = UNSET
-    readings: list[Reading] | UnsetType = UNSET
-    columns: list[Readings] | UnsetType = UNSET
+from experiment_http.v1.batches import LARGEST, Message, batch_from, batch_from_packed
 
 
 class AcceptedView(View, frozen=True):
@@ -100,167 +30,6 @@ class AcceptedView(View, frozen=True):
     capture_session_id: UUID
 
 
-_MESSAGE = msgspec.json.Decoder(Message)
-
-
-def batch_from(body: Buffer) -> Batch:
-    """The batch that a body is. Raises `Malformed`, `Invalid`, `BadReadings` or `TooLarge`."""
-    try:
-        message = _MESSAGE.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explained(body, error) from None
-    except UnicodeDecodeError as error:
-        raise malformed(f"The body is not UTF-8: {error.reason}.") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise malformed(f"The body is not JSON: {error}.") from None
-    if (message.readings is UNSET) is (message.columns is UNSET):
-        raise Invalid.at("readings", "either readings or columns must be given, and not both")
-    if message.columns is not UNSET:
-        columns, strings = _from_columns(message.columns)
-    else:
-        columns, strings = _from_rows(message.readings)  # pyright: ignore[reportArgumentType]
-    _check_names(body, strings + _strings_beside(message))
-    return Batch(
-        columns=columns,
-        capture_session_id=message.capture_session_id or None,
-        batch_id=None if message.batch_id is UNSET else message.batch_id,
-    )
-
-
-def _check_names(body: Buffer, strings: int) -> None:
-    """Refuse objects in which a name occurs twice: the body then has more strings than were decoded from it."""
-    quotes = (_ESCAPE.sub(b"", body) if b"\\" in body else body).count(b'"')
-    if quotes != 2 * strings:
-        raise malformed("A name occurs twice in one object.")
-
-
-def _strings_beside(message: Message) -> int:
-    strings = 1  # the name of readings or columns
-    for value in (message.capture_session_id, message.batch_id):
-        if value is not UNSET:
-            strings += 1 if value is None else 2
-    return strings
-
-
-def _from_columns(sent: Sequence[Readings]) -> tuple[list[Column], int]:
-    """Columns as columns, and how many strings they were made of."""
-    _check_count(sum(len(column.timestamps) for column in sent))
-    columns: dict[str, Column] = {}
-    strings = 0
-    for place, column in enumerate(sent):
-        signal = DEFAULT_SIGNAL if column.signal is UNSET else column.signal
-        strings += 2 if column.signal is UNSET else 4
-        if len(column.timestamps) != len(column.values):
-            raise Invalid.at(
-                f"columns[{place}]",
-                f"must have as many values as timestamps: {len(column.values):,} and {len(column.timestamps):,}",
-            )
-        if signal in columns:
-            raise Invalid.at(f"columns[{place}].signal", "must not be that of another column")
-        timestamps: Any = column.timestamps
-        try:
-            stamps = array("q", timestamps)
-        except (TypeError, OverflowError):  # some are text, or too large
-            whole = [time if time.__class__ is int else micros(time) for time in timestamps]
-            strings += sum(time.__class__ is not int for time in timestamps)
-            stamps = _stamps(whole, signal, None)
-        columns[signal] = Column(signal, stamps, array("d", column.values))
-    return list(columns.values()), strings
-
-
-def _from_rows(rows: Sequence[Reading]) -> tuple[list[Column], int]:
-    """Rows as columns, one per signal, and how many strings they were made of."""
-    _check_count(len(rows))
-    grouped: dict[str, tuple[list[int], list[float], list[int]]] = {}
-    strings = 2 * len(rows)
-    for index, row in enumerate(rows):
-        signal: Any = row.signal
-        if signal is UNSET:
-            signal = DEFAULT_SIGNAL
-        else:
-            strings += 2
-        time: Any = row.timestamp
-        if time.__class__ is not int:
-            time = micros(time)
-            strings += 1
-        group = grouped.get(signal)
-        if group is None:
-            group = grouped[signal] = ([], [], [])
-        group[0].append(time)
-        group[1].append(row.value)
-        group[2].append(index)
-    alone = len(grouped) == 1
-    return [
-        Column(signal, _stamps(times, signal, indexes), array("d", values), None if alone else indexes)
-        for signal, (times, values, indexes) in grouped.items()
-    ], strings
-
-
-def _stamps(times: list[int], signal: str, indexes: Sequence[int] | None) -> "array[int]":
-    try:
-        return array("q", times)
-    except OverflowError:
-        message = "the timestamp is outside the years 1 to 9999"
-        wrong = [place for place, time in enumerate(times) if not EARLIEST <= time <= LATEST][:REPORTED]
-        places = wrong if indexes is None else [indexes[place] for place in wrong]
-        raise BadReadings([{"index": place, "signal": signal, "message": message} for place in places]) from None
-
-
-def _check_count(count: int) -> None:
-    if count > READINGS:
-        raise TooLarge("too_many_readings", f"A batch has at most {READINGS:,} readings; this one has {count:,}.")
-
-
-def _explained(body: Buffer, error: msgspec.ValidationError) -> Exception:
-    """The refusal of a message that does not fit: which readings are bad, if it is them, and why."""
-    if "out of range" in str(error):
-        return malformed("The body holds a number that is too large for a float64.")
-    try:
-        message = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as worse:
-        return malformed(f"The body is not JSON: {worse}.")
-    bad = [problem for _, problem in zip(range(REPORTED), _bad_readings(message), strict=False)]
-    return BadReadings(bad) if bad else invalid(error)
-
-
-def _bad_readings(message: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(message, dict):
-        return
-    for index, reading in _objects(message.get("readings")):
-        if "timestamp" in reading and "value" in reading:
-            yield from _problem(index, reading, reading["timestamp"], reading["value"])
-    for _, column in _objects(message.get("columns")):
-        times, values = column.get("timestamps"), column.get("values")
-        if isinstance(times, list) and isinstance(values, list):
-            for index, (time, value) in enumerate(zip(times, values, strict=False)):
-                yield from _problem(index, column, time, value)
-
-
-def _objects(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, item in enumerate(value if isinstance(value, list) else ()):
-        if isinstance(item, dict):
-            yield index, item
-
-
-def _problem(index: int, owner: Mapping[str, Any], time: Any, value: Any) -> Iterator[dict[str, Any]]:
-    signal = owner.get("signal", DEFAULT_SIGNAL)
-    name = signal[:SIGNAL_LENGTH] if isinstance(signal, str) else DEFAULT_SIGNAL
-    if not _is_time(time):
-        yield {"index": index, "signal": name, "message": _NOT_A_TIME}
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        yield {"index": index, "signal": name, "message": _NOT_A_NUMBER}
-
-
-def _is_time(time: Any) -> bool:
-    if isinstance(time, str):
-        try:
-            msgspec.convert(time, Moment)
-        except msgspec.ValidationError:
-            return False
-        return True
-    return isinstance(time, int) and not isinstance(time, bool)
-
-
 operations = Operations("telemetry", "Readings, in with a sensor's token and out with a user's.")
 
 
@@ -268,7 +37,13 @@ operations = Operations("telemetry", "Readings, in with a sensor's token and out
     "/telemetry",
     TelemetryUseCases.ingest,
     one(AcceptedView),
-    body=BodyKind(schema=Message, decode=batch_from, limit=LARGEST, packed=True),
+    body=BodyKind(
+        schema=Message,
+        decode=batch_from,
+        others={MESSAGE_PACK: batch_from_packed, ARROW: batch_from_arrow},
+        limit=LARGEST,
+        packed=True,
+    ),
     refuses=(404,),
 )
 async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
@@ -277,5 +52,22 @@ async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     It is accepted whole and durable, or refused whole; refusals name the first bad readings (`bad_readings`).
     The same batch again changes nothing and is answered as the first time. The body may be packed with gzip or zstd;
     it has at most 16 MiB unpacked, and 100,000 readings. Integers are microseconds since the Unix epoch.
+
+    Besides JSON, the body may be the same message in MessagePack (`application/vnd.msgpack`; a timestamp may also be of
+    MessagePack's own kind), or an Arrow IPC stream (`application/vnd.apache.arrow.stream`) of the columns `timestamp`
+    (`timestamp[us]` with a time zone, or `int64` microseconds), `value` (`float64`) and, if wanted, `signal` (`utf8`,
+    `large_utf8`, or a dictionary of them), without nulls and without compressed buffers; `capture_session_id` and
+    `batch_id` then stand in the metadata of its schema.
+
+    The same messages can be sent as frames of a WebSocket at `/api/v1/telemetry/ws`, with the same token in
+    `Authorization`, or, by browsers, with the subprotocols `telemetry` and `bearer.<token>`. A text frame is JSON, a
+    binary one MessagePack; each carries a number `seq` of the client's, and is answered, in order and when it is
+    durable, by `{"seq": …, "accepted": …, "late": …, "duplicate": …, "capture_session_id": …}`, or by
+    `{"seq": …, "error": {"code": …, "status": …, "detail": …, "errors": …}}`, after which the next frame is read. A
+    client need not wait for answers; what it sends faster than it is stored waits in its own network buffers. The
+    socket is closed with 1007 after a frame that is no message, 1009 after one that is too large, 4401 when the token
+    no longer counts, 4403 when the sensor is inactive or retired, 4408 when nothing was sent for a long time, 1011
+    after a failure, and 1012 when the service restarts. What was not answered then is sent again on the next socket,
+    and stored once.
     """
     return await work.telemetry.ingest(body)

@@ -58,6 +58,11 @@ def _packed(values: NDArray[Any], element: np.dtype[Any], oid: int) -> bytes:
     return header.tobytes() + packed.tobytes()
 
 
+def _elements(data: Buffer, element: np.dtype[Any]) -> NDArray[Any]:
+    # An empty array has no dimension, and so a shorter header than all others.
+    return np.frombuffer(bytes(data)[_HEADER:], element)["value"]
+
+
 class _FloatArrayDumper(Dumper):
     format = Format.BINARY
     oid = FLOAT8_ARRAY
@@ -78,14 +83,14 @@ class _FloatArrayLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> Floats:
-        return np.frombuffer(bytes(data), _FLOATS, offset=_HEADER)["value"].astype(np.float64)
+        return _elements(data, _FLOATS).astype(np.float64)
 
 
 class _TimestampArrayLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> Integers:
-        return np.frombuffer(bytes(data), _INTEGERS, offset=_HEADER)["value"].astype(np.int64) + EPOCH
+        return _elements(data, _INTEGERS).astype(np.int64) + EPOCH
 
 
 def register(connection: AsyncConnection[Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from attrs import frozen
 
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
-from experiment_domain.telemetry.statistics import Statistics
+from experiment_domain.telemetry.statistics import LARGE, SMALL, Statistics
 
 
 @frozen(kw_only=True, eq=False)
@@ -49,19 +49,19 @@ def statistics_of(values: Floats) -> Statistics | None:
         values = values[~missing]
     if not len(values):
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(values.mean())
-        apart = values - mean
-        squares = float(apart @ apart)
-    if not np.isfinite(squares):
-        # Huge values, whose sums overflow: the domain's slower way knows what to do.
+    minimum, maximum = float(values.min()), float(values.max())
+    peak = max(-minimum, maximum)
+    if peak and not SMALL <= peak <= LARGE:
+        # Their squares overflow or vanish: the domain's slower way knows what to do.
         return Statistics.of(values.tolist())
+    mean = float(values.mean())
+    apart = values - mean
     return Statistics(
         count=len(values),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
+        minimum=minimum,
+        maximum=maximum,
         mean=mean,
-        squares=squares,
+        squares=float(apart @ apart),
         first=float(values[0]),
         last=float(values[-1]),
     )

@@ -2,7 +2,7 @@
 
 import uuid
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -10,16 +10,17 @@ from uuid import UUID
 
 import numpy as np
 
-from experiment_adapters.postgres.captures import lock_key
+from experiment_adapters.postgres.captures import LOCK_KEY, lock_key
 from experiment_adapters.postgres.conversions import CONVERSION_PROFILES
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
+from experiment_adapters.postgres.telemetry.buckets import when
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge, statistics_of
-from experiment_adapters.postgres.telemetry.summaries import joined, opened, summaries, when
+from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
 from experiment_domain.captures import CaptureStatus
-from experiment_domain.telemetry.batches import micros, moment
+from experiment_domain.telemetry.batches import EARLIEST, micros, moment
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
@@ -44,10 +45,12 @@ _SESSION = (
     " ARRAY(SELECT signal FROM telemetry_series AS series"
     " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id)"
 )
+_LAYER = "coalesce(layer.is_current, true)"
 
-# The session that a batch names, if the sensor takes part in it or it is of a project that knows the sensor.
+# The session that a batch names, if the sensor takes part in it or it is of a project that knows the sensor: a row
+# for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
 _TO_NAMED_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
@@ -57,16 +60,19 @@ LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at 
         WHERE sensor_projects.sensor_id = sensors.id AND sensor_projects.project_id = session.project_id
     )
 )
-LEFT JOIN conversion_profiles ON conversion_profiles.id = pin.profile_id
+LEFT JOIN telemetry_layers AS layer ON layer.capture_session_id = pin.capture_session_id
+    AND layer.sensor_id = pin.sensor_id
+LEFT JOIN conversion_profiles ON conversion_profiles.id = coalesce(layer.profile_id, pin.profile_id)
 LEFT JOIN telemetry_batches ON telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
     AND telemetry_batches.capture_session_id = session.id
 WHERE {HAS_TOKEN}
 """
 
 # The running sessions of a sensor, and its batch of that key, whatever session it went to: a client that did not
-# hear the answer sends again, perhaps after the session is over.
+# hear the answer sends again, perhaps after the session is over. Backfills are for sessions that are over: here the
+# pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN LATERAL (
@@ -88,19 +94,25 @@ _BATCH_LOCK = "pg_advisory_xact_lock(hashtextextended(sensors.id::text || %s, 0)
 _LOCK_BATCH = f"SELECT {_BATCH_LOCK} FROM sensors WHERE {HAS_TOKEN}"
 _LOCK_NAMED_SESSION = f"SELECT {_BATCH_LOCK}, pg_advisory_xact_lock_shared(%s) FROM sensors WHERE {HAS_TOKEN}"
 
+# In the order in which commands on several runs take them, so that none waits for the other in a circle.
 _LOCK_RUNNING_SESSIONS = f"""
-SELECT capture_session_id,
-    pg_advisory_xact_lock_shared(('x' || right(replace(capture_session_id::text, '-', ''), 16))::bit(64)::bigint)
-FROM sensors
-JOIN capture_session_pins ON capture_session_pins.sensor_id = sensors.id
-JOIN capture_sessions ON capture_sessions.id = capture_session_id AND capture_sessions.status = 'running'
-WHERE {HAS_TOKEN}
+SELECT id, pg_advisory_xact_lock_shared({LOCK_KEY})
+FROM (
+    SELECT capture_sessions.id
+    FROM sensors
+    JOIN capture_session_pins ON capture_session_pins.sensor_id = sensors.id
+    JOIN capture_sessions ON capture_sessions.id = capture_session_id AND capture_sessions.status = 'running'
+    WHERE {HAS_TOKEN} ORDER BY run_id
+) AS running
 """
 
 _AT_SESSION = SENSORS.width + 6
 """Where the columns of a session begin in the row of an admission, after those of sensor and receipt."""
+_AT_LAYER = 6
+"""Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
-_STATISTICS = "count, minimum, maximum, mean, squares, first, last"
+NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
+_STATISTICS = ", ".join(NAMES)
 
 _RAW = f"""
 INSERT INTO telemetry_chunks
@@ -117,6 +129,15 @@ SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, 
 """
 _WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
 _WITH_GAPS = _RAW_AND_PHYSICAL.format(values="array_replace(%s::float8[], 'NaN', NULL)")
+_ONE_LAYER = f"(%s::uuid, %s::integer{', %s::float8' * 6}, %s::float8[])"
+_RAW_AND_LAYERS = f"""
+WITH chunk AS ({_RAW} RETURNING capture_session_id, series_id, position)
+INSERT INTO telemetry_physical_chunks
+    (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
+SELECT capture_session_id, series_id, position, layer.profile_id, {", ".join(f"layer.{name}" for name in NAMES)},
+    array_replace(layer."values", 'NaN', NULL)
+FROM chunk, (VALUES {{layers}}) AS layer (profile_id, {_STATISTICS}, "values")
+"""
 
 HEADERS = 20_000
 """How many chunks a page of readings looks at before it opens some of them."""
@@ -175,25 +196,30 @@ class PostgresTelemetry(TelemetryStore):
         raw = await summaries(self._statements, where, [capture_session_id], Layer.RAW)
         physical = await summaries(self._statements, where, [capture_session_id], Layer.PHYSICAL)
         # Of the physical summary alone: between the two queries readings may have arrived.
-        without_value = {
-            (summary.sensor_id, summary.signal): summary.part.readings
-            - (summary.part.statistics.count if summary.part.statistics else 0)
-            for summary in physical
-        }
-        return [
-            Series(
-                capture_session_id=capture_session_id,
-                sensor_id=summary.sensor_id,
-                signal=summary.signal,
-                count=summary.part.readings,
-                late=summary.part.late,
-                out_of_range=without_value.get((summary.sensor_id, summary.signal), 0),
-                first_timestamp=when(summary.part.starts_at),
-                last_timestamp=when(summary.part.ends_at),
-                profile_id=summary.profile_id,
+        layers = {(summary.sensor_id, summary.signal): summary for summary in physical}
+
+        def without_value(summary: Summary | None) -> int:
+            if summary is None:
+                return 0
+            return summary.part.readings - (summary.part.statistics.count if summary.part.statistics else 0)
+
+        found: list[Series] = []
+        for summary in raw:
+            current = layers.get((summary.sensor_id, summary.signal))
+            found.append(
+                Series(
+                    capture_session_id=capture_session_id,
+                    sensor_id=summary.sensor_id,
+                    signal=summary.signal,
+                    count=summary.part.readings,
+                    late=summary.part.late,
+                    out_of_range=without_value(current),
+                    first_timestamp=when(summary.part.starts_at),
+                    last_timestamp=when(summary.part.ends_at),
+                    profile_id=None if current is None else current.profile_id,
+                )
             )
-            for summary in raw
-        ]
+        return found
 
     async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
         row = await self._statements.ask(
@@ -204,9 +230,11 @@ class PostgresTelemetry(TelemetryStore):
 
     async def has_layer(self, capture_session_id: UUID, sensor_id: UUID, signal: str, profile_id: UUID) -> bool:
         return await self._statements.ask(
-            "SELECT EXISTS (SELECT FROM telemetry_series"
-            " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s AND profile_id = %s)",
-            [capture_session_id, sensor_id, signal, profile_id],
+            "SELECT EXISTS (SELECT FROM telemetry_series AS series"
+            " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s AND (profile_id = %s OR EXISTS ("
+            "SELECT FROM telemetry_layers AS layer WHERE layer.capture_session_id = series.capture_session_id"
+            " AND layer.sensor_id = series.sensor_id AND layer.profile_id = %s)))",
+            [capture_session_id, sensor_id, signal, profile_id, profile_id],
         ).value()
 
     async def read(self, query: ReadingQuery) -> Readings:
@@ -249,36 +277,29 @@ class PostgresTelemetry(TelemetryStore):
             merged = _between(merge(chunks), start, query.end) if chunks else None
         return _readings(merged, query.limit)
 
-    async def metrics(self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = ()) -> Sequence[Metrics]:
-        where = (
-            "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = %s AND deleted_at IS NULL)"
-        )
-        parameters: list[Any] = [run_id]
-        if signals:
-            where += " AND series.signal = ANY(%s)"
-            parameters.append(list(signals))
-        found = await summaries(self._statements, where, parameters, layer)
+    async def metrics(
+        self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = (), bucket: int | None = None
+    ) -> Sequence[Metrics]:
+        where, parameters = _of_runs([run_id], signals)
+        found = await summaries(self._statements, where, parameters, layer, width=bucket)
+        return _metrics(found)
 
-        def key(summary: Any) -> tuple[UUID, str, bool, UUID]:
-            profile_id = None if layer is Layer.RAW else summary.profile_id
-            return summary.sensor_id, summary.signal, profile_id is None, profile_id or _NONE
-
-        results: list[Metrics] = []
-        for (sensor_id, signal, is_raw, profile_id), group in groupby(sorted(found, key=key), key):
-            part = joined(summary.part for summary in group)
-            count = part.statistics.count if part.statistics else 0
-            results.append(
-                Metrics(
-                    sensor_id=sensor_id,
-                    signal=signal,
-                    layer=Layer.RAW if is_raw else Layer.PHYSICAL,
-                    profile_id=None if is_raw else profile_id,
-                    late=part.late,
-                    out_of_range=part.readings - count,
-                    statistics=part.statistics,
-                )
-            )
-        return results
+    async def metrics_of_runs(
+        self, layers: Mapping[UUID, Layer | None], *, signals: Collection[str] = ()
+    ) -> Mapping[UUID, Sequence[Metrics]]:
+        rows = await self._statements.ask(
+            "SELECT id, run_id FROM capture_sessions WHERE run_id = ANY(%s) AND deleted_at IS NULL", [list(layers)]
+        ).rows()
+        run_of: dict[UUID, UUID] = dict(rows)
+        found: dict[UUID, list[Summary]] = {}
+        # One query for the runs of each layer, and there are no more than three.
+        for layer in sorted(set(layers.values()), key=str):
+            where, parameters = _of_runs([run_id for run_id, one in layers.items() if one is layer], signals)
+            for summary in await summaries(self._statements, where, parameters, layer):
+                run_id = run_of.get(summary.capture_session_id)
+                if run_id is not None:  # a session that has just been made is not known
+                    found.setdefault(run_id, []).append(summary)
+        return {run_id: _metrics(of_run) for run_id, of_run in found.items()}
 
     async def _headers(self, query: ReadingQuery, start: int | None, after: Row | None) -> list[Row]:
         """The next chunks that a page may need, in the order of time."""
@@ -300,12 +321,15 @@ class PostgresTelemetry(TelemetryStore):
 
     async def _to_running_sessions(self, key: str, token: Sequence[Any]) -> list[Row]:
         """The rows of an admission to the running sessions, of which each is held."""
+        self._statements.write("SAVEPOINT before_sessions", [])
         while True:
             held = self._statements.ask(_LOCK_RUNNING_SESSIONS, token)
             rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
-            # A session may start between the two statements: then it is not held, and both are asked again.
+            # A session may start between the two statements: then it is not held, and both are asked again, with all of
+            # them let go: to take one more would not be in order.
             if {row[_AT_SESSION] for row in rows} - {None} <= {row[0] for row in await held.rows()}:
                 return rows
+            self._statements.write("ROLLBACK TO SAVEPOINT before_sessions", [])
 
     def _append(self, intake: Intake, chunk: Chunk) -> None:
         receipt, column = intake.receipt, chunk.column
@@ -314,7 +338,7 @@ class PostgresTelemetry(TelemetryStore):
             intake.is_late,
             moment(column.timestamps[0]),
             moment(column.timestamps[-1]),
-            *_columns(statistics_of(values)),
+            *columns_of_statistics(statistics_of(values)),
             TimestampArray.of(np.frombuffer(column.timestamps, np.int64)),
             FloatArray.of(values),
             *(receipt.capture_session_id, receipt.sensor_id, column.signal),
@@ -322,13 +346,63 @@ class PostgresTelemetry(TelemetryStore):
         if chunk.physical is None:
             self._statements.write(_RAW, raw)
             return
+        if chunk.others:
+            values = {intake.profile_id: chunk.physical, **chunk.others}
+            sql = _RAW_AND_LAYERS.format(layers=", ".join([_ONE_LAYER] * len(values)))
+            self._statements.write(sql, [*raw, *(part for layer in values.items() for part in _layer(*layer))])
+            return
         physical = np.frombuffer(chunk.physical)
         statistics = statistics_of(physical)
         sql = _WHOLE if statistics is not None and statistics.count == len(physical) else _WITH_GAPS
-        self._statements.write(sql, [*raw, intake.profile_id, *_columns(statistics), FloatArray.of(physical)])
+        self._statements.write(
+            sql, [*raw, intake.profile_id, *columns_of_statistics(statistics), FloatArray.of(physical)]
+        )
 
 
 _NONE = uuid.UUID(int=0)
+
+
+def _of_runs(run_ids: Sequence[UUID], signals: Collection[str]) -> tuple[str, list[Any]]:
+    """The condition on the series of runs, and its parameters."""
+    where = (
+        "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = ANY(%s) AND deleted_at IS NULL)"
+    )
+    return (f"{where} AND series.signal = ANY(%s)", [run_ids, list(signals)]) if signals else (where, [run_ids])
+
+
+def _metrics(found: Sequence[Summary]) -> list[Metrics]:
+    """Summaries of the series of one run, those of its sessions together."""
+
+    def key(summary: Summary) -> tuple[UUID, str, bool, UUID, int]:
+        profile_id = summary.profile_id
+        return summary.sensor_id, summary.signal, profile_id is None, profile_id or _NONE, summary.at or 0
+
+    results: list[Metrics] = []
+    for (sensor_id, signal, is_raw, profile_id, _), group in groupby(sorted(found, key=key), key):
+        together = list(group)
+        part = joined(summary.part for summary in together)
+        count = part.statistics.count if part.statistics else 0
+        at = together[0].at
+        results.append(
+            Metrics(
+                sensor_id=sensor_id,
+                signal=signal,
+                layer=Layer.RAW if is_raw else Layer.PHYSICAL,
+                profile_id=None if is_raw else profile_id,
+                late=part.late,
+                out_of_range=part.readings - count,
+                duration=part.duration,
+                statistics=part.statistics,
+                # A bucket may begin before the first year there is.
+                timestamp=None if at is None else moment(max(at, EARLIEST)),
+            )
+        )
+    return results
+
+
+def _layer(profile_id: UUID | None, values: "array[float]") -> tuple[Any, ...]:
+    physical = np.frombuffer(values)
+    return profile_id, *columns_of_statistics(statistics_of(physical)), FloatArray.of(physical)
 
 
 def _admission(rows: Sequence[Row], key: str) -> Admission:
@@ -349,25 +423,37 @@ def _admission(rows: Sequence[Row], key: str) -> Admission:
         )
     return Admission(
         sensor=sensor,
-        destinations=[_destination(row[_AT_SESSION:]) for row in rows if row[_AT_SESSION] is not None],
+        destinations=[
+            _destination([row[_AT_SESSION:] for row in found])
+            for session_id, found in groupby(rows, lambda row: row[_AT_SESSION])
+            if session_id is not None
+        ],
         future_tolerance=tolerance,
         repeated=repeated,
     )
 
 
-def _destination(row: Row) -> Destination:
-    session_id, project_id, run_id, status, takes_part, _signals, *profile = row
+def _destination(rows: Sequence[Row]) -> Destination:
+    """The session of rows that differ only in the layer of which each tells the profile."""
+    session_id, project_id, run_id, status, takes_part, *_ = rows[0]
+    profiles = [
+        (is_current, CONVERSION_PROFILES.entity(tuple(profile)))
+        for is_current, profile in ((row[_AT_LAYER], row[_AT_LAYER + 1 :]) for row in rows)
+        if profile[0] is not None
+    ]
     return Destination(
         capture_session_id=session_id,
         project_id=project_id,
         run_id=run_id,
         status=CaptureStatus(status),
-        profile=None if profile[0] is None else CONVERSION_PROFILES.entity(tuple(profile)),
+        profile=next((profile for is_current, profile in profiles if is_current), None),
+        others=[profile for is_current, profile in profiles if not is_current],
         takes_part=takes_part,
     )
 
 
-def _columns(statistics: Statistics | None) -> tuple[Any, ...]:
+def columns_of_statistics(statistics: Statistics | None) -> tuple[Any, ...]:
+    """The values of the columns `NAMES`."""
     if statistics is None:
         return 0, None, None, None, None, None, None
     return (

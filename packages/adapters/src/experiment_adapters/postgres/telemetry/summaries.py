@@ -1,214 +1,209 @@
-"""Summaries of series: from the statistics of chunks, opening only those that overlap in time."""
+"""Summaries of series: from the statistics of chunks, opening only those that these do not say enough about."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
-from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge, statistics_of
-from experiment_domain.telemetry.batches import micros, moment
-from experiment_domain.telemetry.statistics import Statistics
-from experiment_domain.telemetry.store import Layer
+from experiment_adapters.postgres.telemetry.arrays import Integers
+from experiment_adapters.postgres.telemetry.buckets import Headers, Part, Spans
+from experiment_adapters.postgres.telemetry.merging import Opened, merge
+from experiment_domain.telemetry.store import Layer, check_buckets
 
-# Chunks of a series in the order of time fall into islands that do not overlap. Those of islands of one are summed
-# up here; the positions of the others are handed out, to be opened, and so are those of values so large or small that
-# PostgreSQL, which refuses to round to infinity or zero, could not sum them up.
-_SUMMARIES = """
-WITH chunks AS (
-    SELECT series.capture_session_id, series.id AS series_id, series.sensor_id, series.signal, series.profile_id,
-        chunk.position, chunk.late, chunk.starts_at, chunk.ends_at, chunk.count AS readings,
-        {statistics},
-        lead(chunk.starts_at) OVER by_time AS next_starts_at,
-        max(chunk.ends_at) OVER (by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached
-    FROM telemetry_series AS series
-    JOIN telemetry_chunks AS chunk
-        ON chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id
-    {join}
-    WHERE {where}
-    WINDOW by_time AS (
-        PARTITION BY series.capture_session_id, series.id ORDER BY chunk.starts_at, chunk.position
-    )
-), sorted AS (
-    SELECT *, coalesce(reached >= starts_at, false) OR coalesce(next_starts_at <= ends_at, false)
-        OR greatest(abs(minimum), abs(maximum)) > 1e140
-        OR greatest(abs(minimum), abs(maximum)) BETWEEN 5e-324 AND 1e-140 AS opened
-    FROM chunks
-), apart AS (
-    SELECT capture_session_id, series_id,
-        sum(readings) AS readings, sum(readings) FILTER (WHERE late) AS late,
-        min(starts_at) AS starts_at, max(ends_at) AS ends_at,
-        sum(count) AS count, min(minimum) AS minimum, max(maximum) AS maximum,
-        CASE WHEN abs(sum(mean * count)) > 1e-290 THEN sum(mean * count) / sum(count) ELSE 0 END AS mean,
-        (array_agg(first ORDER BY starts_at) FILTER (WHERE count > 0))[1] AS first,
-        (array_agg(last ORDER BY starts_at DESC) FILTER (WHERE count > 0))[1] AS last,
-        min(starts_at) FILTER (WHERE count > 0) AS first_at, max(ends_at) FILTER (WHERE count > 0) AS last_at
-    FROM sorted WHERE NOT coalesce(opened, false) GROUP BY capture_session_id, series_id
-), spread AS (
-    SELECT capture_session_id, series_id,
-        sum(sorted.squares + CASE
-            WHEN abs(sorted.mean - apart.mean) > 1e-150 THEN sorted.count * (sorted.mean - apart.mean) ^ 2 ELSE 0
-        END) AS squares
-    FROM sorted JOIN apart USING (capture_session_id, series_id)
-    WHERE NOT coalesce(opened, false) AND sorted.count > 0 GROUP BY capture_session_id, series_id
-), overlapping AS (
-    SELECT capture_session_id, series_id, array_agg(position ORDER BY starts_at, position) AS positions
-    FROM sorted WHERE opened GROUP BY capture_session_id, series_id
-), named AS (
-    SELECT DISTINCT capture_session_id, series_id, sensor_id, signal, profile_id FROM chunks
+# A row per series, its chunks' headers as arrays: thousands of them are read at once, and added up by NumPy.
+_COUNTS = "array_agg(position::float8) AS positions, array_agg(count::float8) AS counts"
+_VALUES = ", ".join(
+    f"array_agg(coalesce({name}, 'NaN')) AS {name}"
+    for name in ("minimum", "maximum", "mean", "squares", "first", "last")
 )
-SELECT named.*, apart.readings::bigint, coalesce(apart.late, 0)::bigint, apart.starts_at, apart.ends_at,
-    apart.count::bigint, apart.minimum, apart.maximum, apart.mean, spread.squares, apart.first, apart.last,
-    apart.first_at, apart.last_at, overlapping.positions
-FROM named
-LEFT JOIN apart USING (capture_session_id, series_id)
-LEFT JOIN spread USING (capture_session_id, series_id)
-LEFT JOIN overlapping USING (capture_session_id, series_id)
-ORDER BY sensor_id, signal, capture_session_id
-"""
+_TIMES = (
+    "array_agg(starts_at) AS starts, array_agg(ends_at) AS ends,"
+    " array_agg(CASE WHEN late THEN count ELSE 0 END::float8) AS lates"
+)
+_CHUNKS = "WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id"
+_SERIES = "series.capture_session_id, series.id, series.sensor_id, series.signal"
+_RECEIVED = "chunks.positions, chunks.counts, starts, ends, lates"
+_SUMMED = "minimum, maximum, mean, squares, first, last"
 
-_PHYSICAL = """
-    {kind} JOIN telemetry_physical_chunks AS physical
-        ON physical.capture_session_id = series.capture_session_id AND physical.series_id = series.id
-        AND physical.profile_id = series.profile_id AND physical.position = chunk.position
+_RAW = f"""
+SELECT {_SERIES}, NULL::uuid, {_RECEIVED}, chunks.positions, chunks.counts, {_SUMMED}
+FROM telemetry_series AS series
+CROSS JOIN LATERAL (
+    SELECT {_COUNTS}, {_TIMES}, {_VALUES} FROM telemetry_chunks AS chunk {_CHUNKS}
+) AS chunks
+WHERE chunks.positions IS NOT NULL AND {{where}}
 """
+# The two tables have a row each for a chunk: they are put together here, as a join would take longer.
+_PHYSICAL = f"""
+SELECT {_SERIES}, series.profile_id, {_RECEIVED}, physical.positions, physical.counts, {_SUMMED}
+FROM telemetry_series AS series
+CROSS JOIN LATERAL (
+    SELECT {_COUNTS}, {_TIMES} FROM telemetry_chunks AS chunk {_CHUNKS}
+) AS chunks
+CROSS JOIN LATERAL (
+    SELECT {_COUNTS}, {_VALUES} FROM telemetry_physical_chunks AS chunk {_CHUNKS}
+        AND chunk.profile_id = series.profile_id
+) AS physical
+WHERE chunks.positions IS NOT NULL AND physical.positions IS NOT NULL AND {{where}}
+"""
+_WITHOUT_PHYSICAL = _RAW + " AND series.profile_id IS NULL"
 
-_JOINS = {Layer.RAW: "", Layer.PHYSICAL: _PHYSICAL.format(kind=""), None: _PHYSICAL.format(kind="LEFT")}
-_NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
-_STATISTICS = {
-    Layer.RAW: ", ".join(f"chunk.{name}" for name in _NAMES),
-    Layer.PHYSICAL: ", ".join(f"physical.{name}" for name in _NAMES),
-    None: ", ".join(
-        f"CASE WHEN series.profile_id IS NULL THEN chunk.{name} ELSE physical.{name} END AS {name}" for name in _NAMES
-    ),
-}
+_OPEN = """
+SELECT series_id, position, chunk.late, chunk.timestamps,
+    CASE WHEN wanted.profile_id IS NULL THEN chunk.values ELSE array_replace(physical.values, NULL, 'NaN') END
+FROM unnest(%s::uuid[], %s::bigint[], %s::uuid[], %s::bigint[]) WITH ORDINALITY
+    AS wanted (capture_session_id, series_id, profile_id, position, place)
+JOIN telemetry_chunks AS chunk USING (capture_session_id, series_id, position)
+LEFT JOIN telemetry_physical_chunks AS physical USING (capture_session_id, series_id, profile_id, position)
+ORDER BY place
+"""
 
 OPENED_AT_ONCE = 500
 """How many chunks are opened in one query."""
 
 
 @frozen(kw_only=True)
-class Part:
-    """What is known of some of a series' readings; its values lie from `first_at` to `last_at` (µs)."""
-
-    readings: int = 0
-    late: int = 0
-    starts_at: int | None = None
-    ends_at: int | None = None
-    statistics: Statistics | None = None
-    first_at: int = 0
-    last_at: int = 0
-
-    def joined(self, other: "Part") -> "Part":
-        """Both together; `first` and `last` are those of the part that begins first and of the one that ends last."""
-        starts = [at for at in (self.starts_at, other.starts_at) if at is not None]
-        ends = [at for at in (self.ends_at, other.ends_at) if at is not None]
-        part = Part(
-            readings=self.readings + other.readings,
-            late=self.late + other.late,
-            starts_at=min(starts, default=None),
-            ends_at=max(ends, default=None),
-        )
-        if self.statistics is None or other.statistics is None:
-            one = self if self.statistics is not None else other
-            return evolve(part, statistics=one.statistics, first_at=one.first_at, last_at=one.last_at)
-        first = self if self.first_at <= other.first_at else other
-        last = self if self.last_at > other.last_at else other
-        assert first.statistics is not None  # noqa: S101
-        assert last.statistics is not None  # noqa: S101
-        statistics = evolve(
-            self.statistics.then(other.statistics), first=first.statistics.first, last=last.statistics.last
-        )
-        return evolve(part, statistics=statistics, first_at=first.first_at, last_at=last.last_at)
-
-
-@frozen(kw_only=True)
 class Summary:
-    """A series and what is known of its readings in one layer."""
+    """A series and what is known of its readings in one layer: of all of them, or of a bucket that begins `at` (µs)."""
 
     capture_session_id: UUID
     sensor_id: UUID
     signal: str
     profile_id: UUID | None
+    at: int | None
     part: Part
 
 
 async def summaries(
-    statements: Statements, where: str, parameters: Sequence[Any], layer: Layer | None
+    statements: Statements,
+    where: str,
+    parameters: Sequence[Any],
+    layer: Layer | None,
+    *,
+    width: int | None = None,
 ) -> list[Summary]:
     """The series that a condition names, by sensor and signal; in the physical layer those that have one.
 
-    Without a `layer`, those that have no physical one are summed up by their raw values.
+    Without a `layer`, those that have no physical one are summed up by their raw values. With a `width` in
+    microseconds, each bucket by itself, in the order of time. Raises `Invalid` where there are too many.
     """
-    sql = _SUMMARIES.format(where=where, statistics=_STATISTICS[layer], join=_JOINS[layer])
-    found: list[Summary] = []
-    for row in await statements.ask(sql, parameters).rows():
-        session_id, series_id, sensor_id, signal, profile_id, *apart, positions = row
-        part = _part(*apart)
-        if positions:
-            part = part.joined(
-                await _overlapping(
-                    statements, session_id, series_id, positions, None if layer is Layer.RAW else profile_id
-                )
-            )
+    found = await _headers(statements, where, parameters, layer)
+    if width is not None:
+        _check_least(found, width)
+    parts: list[dict[int | None, Part]] = []
+    to_open: list[tuple[Headers, Sequence[int]]] = []
+    for header in found:
+        aside = header.to_open(width)
+        parts.append(header.spans.at(~aside).parts(width))
+        if aside.any():
+            to_open.append((header, header.positions[aside].tolist()))
+    places = {header.series_id: place for place, header in enumerate(found)}
+    buckets = {(header.key, at) for header, known in zip(found, parts, strict=True) for at in known}
+    async for series_id, island in _islands(statements, to_open):
+        place = places[series_id]
+        known = parts[place]
+        for at, part in Spans.of_readings(merge(island)).parts(width).items():
+            known[at] = known[at].joined(part) if at in known else part
+            buckets.add((found[place].key, at))
+        if width is not None:
+            check_buckets(len(buckets))
+    return [
+        Summary(
+            capture_session_id=header.capture_session_id,
+            sensor_id=header.sensor_id,
+            signal=header.signal,
+            profile_id=header.profile_id,
+            at=at,
+            part=known[at],
+        )
+        for header, known in zip(found, parts, strict=True)
+        for at in sorted(known, key=lambda at: at or 0)
+    ]
+
+
+async def _headers(statements: Statements, where: str, parameters: Sequence[Any], layer: Layer | None) -> list[Headers]:
+    """The series that a condition names, by sensor, signal and session, and their chunks in the order of time."""
+    sql = {
+        Layer.RAW: _RAW,
+        Layer.PHYSICAL: _PHYSICAL,
+        None: f"{_PHYSICAL} UNION ALL {_WITHOUT_PHYSICAL}",
+    }[layer].format(where=where)
+    rows = await statements.ask(sql, parameters if layer else [*parameters, *parameters]).rows()
+    found: list[Headers] = []
+    for session_id, series_id, sensor_id, signal, profile_id, *arrays in rows:
+        received, summed = _in_common(arrays[:5], arrays[5:])
+        positions, readings, starts, ends, late = received
+        order = np.lexsort((positions, starts))
+        spans = Spans(
+            starts=starts,
+            ends=ends,
+            readings=readings.astype(np.int64),
+            late=late.astype(np.int64),
+            count=summed[1].astype(np.int64),
+            minimum=summed[2],
+            maximum=summed[3],
+            mean=summed[4],
+            squares=summed[5],
+            first=summed[6],
+            last=summed[7],
+        )
         found.append(
-            Summary(
+            Headers(
                 capture_session_id=session_id,
+                series_id=series_id,
                 sensor_id=sensor_id,
                 signal=signal,
                 profile_id=profile_id,
-                part=part,
+                positions=positions[order].astype(np.int64),
+                spans=spans.at(order),
             )
         )
-    return found
+    return sorted(found, key=lambda header: (header.sensor_id, header.signal, header.capture_session_id))
 
 
-def _part(
-    readings: int | None,
-    late: int,
-    starts_at: datetime | None,
-    ends_at: datetime | None,
-    count: int | None,
-    minimum: float,
-    maximum: float,
-    mean: float,
-    squares: float,
-    first: float,
-    last: float,
-    first_at: datetime,
-    last_at: datetime,
-) -> Part:
-    if readings is None or starts_at is None or ends_at is None:
-        return Part()
-    part = Part(readings=readings, late=late, starts_at=micros(starts_at), ends_at=micros(ends_at))
-    if not count:
-        return part
-    statistics = Statistics(
-        count=count, minimum=minimum, maximum=maximum, mean=mean, squares=squares, first=first, last=last
-    )
-    return evolve(part, statistics=statistics, first_at=micros(first_at), last_at=micros(last_at))
+def _in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Two sets of columns that begin with positions, each by rising positions of chunks that are in both."""
+    if np.array_equal(received[0], summed[0]):
+        return received, summed
+    _, ours, theirs = np.intersect1d(received[0], summed[0], assume_unique=True, return_indices=True)
+    return [column[ours] for column in received], [column[theirs] for column in summed]
 
 
-async def _overlapping(
-    statements: Statements, session_id: UUID, series_id: int, positions: Sequence[int], profile_id: UUID | None
-) -> Part:
-    """The summary of chunks that overlap, island by island so that few are open at once."""
-    part = Part()
+def _check_least(found: Iterable[Headers], width: int) -> None:
+    """Refuse what has too many buckets by the first and last readings of its chunks alone, before any is opened."""
+    least: dict[Any, Integers] = {}
+    for header in found:
+        ends = np.concatenate((header.spans.starts, header.spans.ends)) // width
+        known = least.get(header.key)
+        least[header.key] = np.unique(ends if known is None else np.concatenate((known, ends)))
+    check_buckets(sum(map(len, least.values())))
+
+
+async def _islands(
+    statements: Statements, to_open: Sequence[tuple[Headers, Sequence[int]]]
+) -> AsyncIterator[tuple[int, list[Opened]]]:
+    """Chunks of series that overlap, opened a few at a time, and with their arrays handed out together."""
+    wanted = [
+        (header.capture_session_id, header.series_id, header.profile_id, position)
+        for header, positions in to_open
+        for position in positions
+    ]
     island: list[Opened] = []
-    reached: int | None = None
-    for start in range(0, len(positions), OPENED_AT_ONCE):
-        for chunk in await opened(
-            statements, session_id, series_id, positions[start : start + OPENED_AT_ONCE], profile_id
-        ):
-            if reached is not None and chunk.timestamps[0] > reached:
-                part = part.joined(_part_of(merge(island)))
+    current, reached = 0, 0
+    for start in range(0, len(wanted), OPENED_AT_ONCE):
+        columns = map(list, zip(*wanted[start : start + OPENED_AT_ONCE], strict=True))
+        for series_id, position, late, timestamps, values in await statements.ask(_OPEN, [*columns]).rows():
+            if island and (series_id != current or timestamps[0] > reached):
+                yield current, island
                 island = []
-            island.append(chunk)
-            reached = max(int(chunk.timestamps[-1]), reached if reached is not None else int(chunk.timestamps[-1]))
-    return part.joined(_part_of(merge(island)))
+            reached = max(int(timestamps[-1]), reached) if island else int(timestamps[-1])
+            current = series_id
+            island.append(Opened(position=position, late=late, timestamps=timestamps, values=values))
+    if island:
+        yield current, island
 
 
 async def opened(
@@ -238,28 +233,9 @@ async def opened(
     ]
 
 
-def _part_of(merged: Merged) -> Part:
-    present = ~np.isnan(merged.values)
-    stamps = merged.timestamps[present]
-    return Part(
-        readings=len(merged.timestamps),
-        late=int(merged.late.sum()),
-        starts_at=int(merged.timestamps[0]),
-        ends_at=int(merged.timestamps[-1]),
-        statistics=statistics_of(merged.values),
-        first_at=int(stamps[0]) if len(stamps) else 0,
-        last_at=int(stamps[-1]) if len(stamps) else 0,
-    )
-
-
 def joined(parts: Iterable[Part]) -> Part:
     """All parts together."""
     whole = Part()
     for part in parts:
         whole = whole.joined(part)
     return whole
-
-
-def when(microseconds: int | None) -> datetime | None:
-    """A moment, if there is one."""
-    return None if microseconds is None else moment(microseconds)

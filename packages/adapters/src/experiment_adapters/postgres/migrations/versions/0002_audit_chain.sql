@@ -11,7 +11,8 @@ $$;
 COMMENT ON FUNCTION expect_rows IS 'Fails the transaction unless a statement changed as many rows as expected: a version had moved on.';
 
 -- A chain has as many strands as there ever were transactions that wrote to it at once. One that is about to write takes
--- a strand that nobody holds, or begins one: nobody ever waits for another.
+-- a strand that nobody holds, or begins one: nobody ever waits for another. It keeps to that strand: one that lasts would
+-- otherwise collect those that others let go of, and they would have to begin new ones.
 
 CREATE TABLE audit_strands (
     project_id uuid NOT NULL,
@@ -40,51 +41,93 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION audit_beginning IS 'What stands before the first record of a strand.';
 
--- It runs as its owner: the application itself can neither choose a record's place nor touch the strands.
+-- They run as their owner: the application itself can neither choose a record's place nor touch the strands. While a
+-- statement adds records, each follows the one before it; the head is noted once, when the statement ends: it would
+-- have a row version for each record otherwise, which the next would have to walk through.
 CREATE FUNCTION link_audit_record() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     head audit_strands;
+    link audit_log;
 BEGIN
     SELECT * INTO head FROM audit_strands WHERE project_id = NEW.project_id
-        ORDER BY strand LIMIT 1 FOR UPDATE SKIP LOCKED;
+        ORDER BY (xmin = pg_current_xact_id()::xid) DESC, strand LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         INSERT INTO audit_strands (project_id, length, hash) VALUES (NEW.project_id, 0, '') RETURNING * INTO head;
-        head.hash := audit_beginning(NEW.project_id, head.strand);
+        UPDATE audit_strands SET hash = audit_beginning(project_id, strand)
+            WHERE project_id = head.project_id AND strand = head.strand RETURNING * INTO head;
     END IF;
+    SELECT * INTO link FROM audit_log
+        WHERE project_id = head.project_id AND strand = head.strand AND sequence > head.length
+        ORDER BY sequence DESC LIMIT 1;
     NEW.strand := head.strand;
-    NEW.sequence := head.length + 1;
-    NEW.hash := sha256(head.hash || audit_content(NEW));
-    UPDATE audit_strands SET length = NEW.sequence, hash = NEW.hash
-        WHERE project_id = NEW.project_id AND strand = NEW.strand;
+    NEW.sequence := coalesce(link.sequence, head.length) + 1;
+    NEW.hash := sha256(coalesce(link.hash, head.hash) || audit_content(NEW));
     RETURN NEW;
 END
 $$;
 
+CREATE FUNCTION note_audit_heads() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    tail record;
+BEGIN
+    FOR tail IN
+        SELECT project_id, strand, min(sequence) AS first, max(sequence) AS last, count(*) AS records,
+            (array_agg(hash ORDER BY sequence DESC))[1] AS hash
+        FROM added GROUP BY project_id, strand
+    LOOP
+        UPDATE audit_strands SET length = tail.last, hash = tail.hash
+            WHERE project_id = tail.project_id AND strand = tail.strand
+                AND length + 1 = tail.first AND length + tail.records = tail.last;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'strand % goes on beyond its noted end: somebody has tampered with it', tail.strand
+                USING ERRCODE = 'XP003';
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+-- What they name is what is meant here, whatever tables the application's role may make for itself.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION link_audit_record() SET search_path = %I, pg_temp', current_schema());
+    EXECUTE format('ALTER FUNCTION note_audit_heads() SET search_path = %I, pg_temp', current_schema());
+END
+$$;
+-- Nor may it hang them on tables of its own: what these hold would be noted as if it were in the log.
+REVOKE EXECUTE ON FUNCTION link_audit_record(), note_audit_heads() FROM PUBLIC;
+
 -- What was written before is linked as it stands, in its order.
 ALTER TABLE audit_log DISABLE TRIGGER audit_log_is_append_only;
-INSERT INTO audit_strands (project_id, length, hash)
-    SELECT project_id, 0, '' FROM audit_log GROUP BY project_id;
-UPDATE audit_strands SET hash = audit_beginning(project_id, strand);
 DO $$
 DECLARE
     link audit_log;
     head audit_strands;
 BEGIN
-    FOR link IN SELECT * FROM audit_log ORDER BY position LOOP
-        SELECT * INTO head FROM audit_strands WHERE project_id = link.project_id;
-        UPDATE audit_log SET strand = head.strand, sequence = head.length + 1,
-            hash = sha256(head.hash || audit_content(link)) WHERE position = link.position RETURNING * INTO link;
-        UPDATE audit_strands SET length = link.sequence, hash = link.hash
-            WHERE project_id = link.project_id AND strand = link.strand;
+    FOR link IN SELECT * FROM audit_log ORDER BY project_id, position LOOP
+        IF head.project_id IS DISTINCT FROM link.project_id THEN
+            INSERT INTO audit_strands (project_id, length, hash) VALUES (link.project_id, 0, '') RETURNING * INTO head;
+            head.hash := audit_beginning(head.project_id, head.strand);
+        END IF;
+        head.length := head.length + 1;
+        head.hash := sha256(head.hash || audit_content(link));
+        UPDATE audit_log SET strand = head.strand, sequence = head.length, hash = head.hash
+            WHERE position = link.position;
     END LOOP;
 END
 $$;
+UPDATE audit_strands SET length = last.sequence, hash = last.hash
+    FROM (SELECT DISTINCT ON (strand) strand, sequence, hash FROM audit_log ORDER BY strand, sequence DESC) AS last
+    WHERE audit_strands.strand = last.strand;
 ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_is_append_only;
 
 ALTER TABLE audit_log ALTER strand SET NOT NULL, ALTER sequence SET NOT NULL, ALTER hash SET NOT NULL,
     ADD CONSTRAINT audit_log_links UNIQUE (project_id, strand, sequence);
 CREATE TRIGGER audit_log_is_linked BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION link_audit_record();
+CREATE TRIGGER audit_log_heads_are_noted AFTER INSERT ON audit_log REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION note_audit_heads();
 
 DROP INDEX audit_log_by_project;
 CREATE INDEX audit_log_by_time ON audit_log (project_id, at, id);

@@ -1,0 +1,217 @@
+"""Statistics grouped by buckets of time: of chunks by what they say of themselves, of readings one by one."""
+
+from datetime import datetime
+from uuid import UUID
+
+import numpy as np
+from attrs import evolve, frozen
+from numpy.typing import NDArray
+
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
+from experiment_adapters.postgres.telemetry.merging import Merged
+from experiment_domain.telemetry.batches import moment
+from experiment_domain.telemetry.statistics import LARGE, SMALL, Statistics
+from experiment_domain.telemetry.store import check_buckets
+
+Flags = NDArray[np.bool_]
+
+
+@frozen(kw_only=True)
+class Part:
+    """What is known of some of a series' readings; its values lie from `first_at` to `last_at` (µs)."""
+
+    readings: int = 0
+    late: int = 0
+    starts_at: int | None = None
+    ends_at: int | None = None
+    statistics: Statistics | None = None
+    first_at: int = 0
+    last_at: int = 0
+
+    def joined(self, other: "Part") -> "Part":
+        """Both together; `first` and `last` are those of the part that begins first and of the one that ends last."""
+        starts = [at for at in (self.starts_at, other.starts_at) if at is not None]
+        ends = [at for at in (self.ends_at, other.ends_at) if at is not None]
+        part = Part(
+            readings=self.readings + other.readings,
+            late=self.late + other.late,
+            starts_at=min(starts, default=None),
+            ends_at=max(ends, default=None),
+        )
+        if self.statistics is None or other.statistics is None:
+            one = self if self.statistics is not None else other
+            return evolve(part, statistics=one.statistics, first_at=one.first_at, last_at=one.last_at)
+        first = self if self.first_at <= other.first_at else other
+        last = self if self.last_at > other.last_at else other
+        assert first.statistics is not None  # noqa: S101
+        assert last.statistics is not None  # noqa: S101
+        statistics = evolve(
+            self.statistics.then(other.statistics), first=first.statistics.first, last=last.statistics.last
+        )
+        return evolve(part, statistics=statistics, first_at=first.first_at, last_at=last.last_at)
+
+    @property
+    def duration(self) -> float:
+        """From the first reading to the last, in seconds."""
+        return 0.0 if self.starts_at is None or self.ends_at is None else (self.ends_at - self.starts_at) / 1_000_000
+
+
+@frozen(kw_only=True, eq=False)
+class Spans:
+    """Stretches of one series in the order of time, and their statistics: of each chunk, or of each reading.
+
+    `starts` and `ends` are in microseconds; where `count` is 0 there are no values, and NaN stands for them.
+    """
+
+    starts: Integers
+    ends: Integers
+    readings: Integers
+    late: Integers
+    count: Integers
+    minimum: Floats
+    maximum: Floats
+    mean: Floats
+    squares: Floats
+    first: Floats
+    last: Floats
+
+    @classmethod
+    def of_readings(cls, merged: Merged) -> "Spans":
+        """Each reading as a stretch of its own."""
+        values = merged.values
+        return cls(
+            starts=merged.timestamps,
+            ends=merged.timestamps,
+            readings=np.ones(len(values), np.int64),
+            late=merged.late.astype(np.int64),
+            count=(~np.isnan(values)).astype(np.int64),
+            minimum=values,
+            maximum=values,
+            mean=values,
+            squares=np.zeros(len(values)),
+            first=values,
+            last=values,
+        )
+
+    def at(self, places: "Integers | Flags") -> "Spans":
+        """Some of them, in the order of the places."""
+        return Spans(
+            starts=self.starts[places],
+            ends=self.ends[places],
+            readings=self.readings[places],
+            late=self.late[places],
+            count=self.count[places],
+            minimum=self.minimum[places],
+            maximum=self.maximum[places],
+            mean=self.mean[places],
+            squares=self.squares[places],
+            first=self.first[places],
+            last=self.last[places],
+        )
+
+    def overlap(self) -> Flags:
+        """Which of them have a moment in common with another one."""
+        found = np.zeros(len(self.starts), np.bool_)
+        if len(found) > 1:
+            reached = np.maximum.accumulate(self.ends)
+            found[1:] |= reached[:-1] >= self.starts[1:]
+            found[:-1] |= self.starts[1:] <= self.ends[:-1]
+        return found
+
+    def outsized(self) -> Flags:
+        """Which of them have values whose squares may overflow, or vanish."""
+        peak = np.fmax(np.abs(self.minimum), np.abs(self.maximum))
+        return (peak > LARGE) | ((peak > 0.0) & (peak < SMALL))
+
+    def parts(self, width: int | None) -> dict[int | None, Part]:
+        """By the start of each bucket of `width` microseconds what is in it, or under None all of it.
+
+        None of them may lie in two buckets or overlap another one. Raises `Invalid` where there are too many buckets.
+        """
+        if not len(self.starts):
+            return {}
+        keys = self.starts // width if width is not None else np.zeros(len(self.starts), np.int64)
+        begins = np.concatenate(([True], keys[1:] != keys[:-1]))
+        edges = np.flatnonzero(begins)
+        check_buckets(len(edges))
+        group = np.cumsum(begins) - 1
+        valid = self.count > 0
+        weight = self.count.astype(np.float64)
+        count = np.add.reduceat(self.count, edges)
+        means = np.where(valid, self.mean, 0.0)
+        places = np.arange(len(keys))
+        first = np.minimum.reduceat(np.where(valid, places, len(keys)), edges)
+        last = np.maximum.reduceat(np.where(valid, places, -1), edges)
+        with np.errstate(all="ignore"):  # sums of what is outsized are done again
+            minimum = np.fmin.reduceat(self.minimum, edges)
+            maximum = np.fmax.reduceat(self.maximum, edges)
+            some = np.maximum(count, 1)
+            mean = np.add.reduceat(means * weight, edges) / some
+            # Twice: the mean of what is left corrects the first one's rounding, and with it the squares.
+            rest = np.add.reduceat((means - mean[group]) * weight, edges) / some
+            mean = mean + rest
+            squares = np.add.reduceat(np.where(valid, self.squares, 0.0) + weight * (means - mean[group]) ** 2, edges)
+        readings = np.add.reduceat(self.readings, edges)
+        late = np.add.reduceat(self.late, edges)
+        bounds = np.append(edges, len(keys))
+        found: dict[int | None, Part] = {}
+        for place in range(len(edges)):
+            part = Part(
+                readings=int(readings[place]),
+                late=int(late[place]),
+                starts_at=int(self.starts[edges[place]]),
+                ends_at=int(self.ends[bounds[place + 1] - 1]),
+            )
+            if count[place]:
+                peak = max(abs(float(minimum[place])), abs(float(maximum[place])))
+                statistics = Statistics(
+                    count=int(count[place]),
+                    minimum=float(minimum[place]),
+                    maximum=float(maximum[place]),
+                    mean=float(mean[place]),
+                    squares=float(squares[place]),
+                    first=float(self.first[first[place]]),
+                    last=float(self.last[last[place]]),
+                )
+                if peak > LARGE or 0.0 < peak < SMALL:
+                    # Only readings can be outsized here: such chunks are opened.
+                    statistics = Statistics.of(self.mean[bounds[place] : bounds[place + 1]].tolist())
+                part = evolve(
+                    part,
+                    statistics=statistics,
+                    first_at=int(self.starts[first[place]]),
+                    last_at=int(self.ends[last[place]]),
+                )
+            found[None if width is None else int(keys[edges[place]]) * width] = part
+        return found
+
+
+@frozen(kw_only=True, eq=False)
+class Headers:
+    """A series and its chunks in one layer, as far as their headers tell; `profile_id` is None in the raw layer."""
+
+    capture_session_id: UUID
+    series_id: int
+    sensor_id: UUID
+    signal: str
+    profile_id: UUID | None
+    positions: Integers
+    spans: Spans
+
+    @property
+    def key(self) -> tuple[UUID, str, UUID | None]:
+        """What the series of several sessions are counted together by."""
+        return self.sensor_id, self.signal, self.profile_id
+
+    def to_open(self, width: int | None) -> Flags:
+        """Which chunks cannot be summed up by their statistics alone."""
+        spans = self.spans
+        found = spans.overlap() | spans.outsized()
+        if width is not None:
+            found |= spans.starts // width != spans.ends // width
+        return found
+
+
+def when(microseconds: int | None) -> datetime | None:
+    """A moment, if there is one."""
+    return None if microseconds is None else moment(microseconds)

@@ -1,0 +1,292 @@
+"""Envelopes from the statistics of chunks, opening only those that overlap in time or lie across an edge.
+
+Of a chunk across one edge, only as much is opened as is needed: where its extremes do not stand out of those known
+on a side, that side is told from the chunk's own statistics and the other side's values.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import frozen
+
+from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
+from experiment_adapters.postgres.telemetry.headers import (
+    ChunksChanged,
+    Headers,
+    Stored,
+    divided,
+    headers,
+    opened,
+    within,
+)
+from experiment_adapters.postgres.telemetry.merging import merge
+from experiment_domain.telemetry.batches import micros
+from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
+
+_HUGE = 1e300
+"""Values whose sums and differences may overflow: their chunks are opened as a whole."""
+
+
+@frozen(kw_only=True, eq=False)
+class Pieces:
+    """What is known of stretches of readings, each within one pixel; `at` is where in time a stretch lies."""
+
+    at: Integers
+    pixels: Integers
+    counts: Integers
+    minimums: Floats
+    maximums: Floats
+    means: Floats
+    firsts: Floats
+    lasts: Floats
+
+    @classmethod
+    def together(cls, parts: "Sequence[Pieces]") -> "Pieces":
+        """All pieces in the order of time."""
+        at = np.concatenate([part.at for part in parts])
+        order = np.argsort(at, kind="stable")
+        return cls(
+            at=at[order],
+            pixels=np.concatenate([part.pixels for part in parts])[order],
+            counts=np.concatenate([part.counts for part in parts])[order],
+            minimums=np.concatenate([part.minimums for part in parts])[order],
+            maximums=np.concatenate([part.maximums for part in parts])[order],
+            means=np.concatenate([part.means for part in parts])[order],
+            firsts=np.concatenate([part.firsts for part in parts])[order],
+            lasts=np.concatenate([part.lasts for part in parts])[order],
+        )
+
+    def taken(self, mask: "np.typing.NDArray[np.bool_]") -> "Pieces":
+        """Some of the pieces."""
+        return Pieces(
+            at=self.at[mask],
+            pixels=self.pixels[mask],
+            counts=self.counts[mask],
+            minimums=self.minimums[mask],
+            maximums=self.maximums[mask],
+            means=self.means[mask],
+            firsts=self.firsts[mask],
+            lasts=self.lasts[mask],
+        )
+
+
+class PostgresEnvelopes(Envelopes):
+    """Makes envelopes of `telemetry_chunks` and `telemetry_physical_chunks`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def read(self, query: EnvelopeQuery) -> Envelope:
+        while True:
+            try:
+                return await self._read(query)
+            except ChunksChanged:
+                # Between the statements chunks were put together: their headers say so now.
+                continue
+
+    async def _read(self, query: EnvelopeQuery) -> Envelope:
+        stored = Stored(
+            capture_session_id=query.capture_session_id,
+            sensor_id=query.sensor_id,
+            signal=query.signal,
+            layer=query.layer,
+            profile_id=query.profile_id,
+        )
+        if stored.is_physical and stored.profile_id is None:
+            return Envelope.empty()
+        extent = None
+        if query.start is not None or query.end is not None:
+            # The pixels are those of the whole series, of which only a part is looked at.
+            conditions = stored.conditions()
+            extent = self._statements.ask(
+                "SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk"
+                f" WHERE {' AND '.join(conditions.texts)}",
+                conditions.parameters,
+            )
+        answer = headers(self._statements, stored, within(stored.conditions(), query.start, query.end))
+        row = await answer.row()
+        assert row is not None  # noqa: S101 - aggregates without groups always give one
+        if row[0] is None:
+            return Envelope.empty()
+        found = Headers.of(stored, row)
+        first, last = int(found.starts[0]), int(found.ends.max())
+        if extent is not None:
+            row = await extent.row()
+            assert row is not None  # noqa: S101
+            first, last = micros(row[0]), micros(row[1])
+        pixels = Pixels.of(query, first, last)
+        if pixels is None:
+            return Envelope.empty()
+        return _envelope(await self._pieces(found, pixels), pixels, query)
+
+    async def _pieces(self, found: Headers, pixels: Pixels) -> Pieces:
+        islands = found.islands()
+        lone = np.bincount(islands)[islands] == 1
+        starts = (found.starts - pixels.anchor) // pixels.width
+        ends = (found.ends - pixels.anchor) // pixels.width
+        complete = lone & (found.starts >= pixels.low) & (found.ends < pixels.high)
+        inside = complete & (starts == ends)
+        peaks = np.maximum(np.abs(found.minimums), np.abs(found.maximums))
+        across = complete & (ends == starts + 1) & (found.counts == found.readings) & (peaks < _HUGE)
+        parts = [
+            Pieces(
+                at=found.starts,
+                pixels=starts,
+                counts=found.counts,
+                minimums=found.minimums,
+                maximums=found.maximums,
+                means=found.means,
+                firsts=found.firsts,
+                lasts=found.lasts,
+            ).taken(inside)
+        ]
+        for group in found.groups(np.flatnonzero(lone & ~inside & ~across)):
+            chunks = await opened(self._statements, found, group)
+            timestamps = np.concatenate([chunk.timestamps for chunk in chunks])
+            parts.append(_pieces_of(timestamps, np.concatenate([chunk.values for chunk in chunks]), pixels))
+        for island in np.unique(islands[~lone]):
+            chunks = []
+            for group in found.groups(np.flatnonzero(islands == island)):
+                chunks += await opened(self._statements, found, group)
+            merged = merge(chunks)
+            parts.append(_pieces_of(merged.timestamps, merged.values, pixels))
+        places = np.flatnonzero(across)
+        if len(places):
+            sides = _sides(found, places, starts[places], Pieces.together(parts), pixels)
+            for group in found.groups(places):
+                taken = np.isin(places, group)
+                edges = pixels.anchor + ends[group] * pixels.width
+                parts.append(await self._divided(found, group, starts[group], edges, sides[taken]))
+        return Pieces.together(parts)
+
+    async def _divided(
+        self, found: Headers, places: Integers, numbers: Integers, edges: Integers, sides: "np.typing.NDArray[np.int8]"
+    ) -> Pieces:
+        """The two pieces of each of these chunks, before and behind its edge."""
+        rows = await divided(self._statements, found, places, edges, sides)
+        before = np.array([count for count, _ in rows], np.int64)
+        lengths = np.array([len(values) for _, values in rows], np.int64)
+        values = np.concatenate([values for _, values in rows])
+        offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        # Where in what was sent the part behind the edge begins; of the other side one value came along.
+        cuts = offsets + np.where(sides == 1, 1, before)
+        bounds = np.column_stack((offsets, cuts)).ravel()
+        minimums = np.minimum.reduceat(values, bounds).reshape(-1, 2)
+        maximums = np.maximum.reduceat(values, bounds).reshape(-1, 2)
+        sums = np.add.reduceat(values, bounds).reshape(-1, 2)
+        counts = np.column_stack((before, found.counts[places] - before))
+        means = sums / counts
+        whole = found.means[places]
+        for side, told, from_ in ((-1, 1, 0), (1, 0, 1)):
+            rest = sides == side
+            share = counts[rest, from_] / counts[rest, told]
+            means[rest, told] = whole[rest] + (whole[rest] - means[rest, from_]) * share
+            # No extreme of the pixel: the chunk's own, which do not stand out, say as much.
+            minimums[rest, told] = found.minimums[places][rest]
+            maximums[rest, told] = found.maximums[places][rest]
+        return Pieces(
+            at=np.column_stack((found.starts[places], edges)).ravel(),
+            pixels=np.column_stack((numbers, numbers + 1)).ravel(),
+            counts=counts.ravel(),
+            minimums=minimums.ravel(),
+            maximums=maximums.ravel(),
+            means=means.ravel(),
+            firsts=np.column_stack((found.firsts[places], values[cuts])).ravel(),
+            lasts=np.column_stack((values[cuts - 1], found.lasts[places])).ravel(),
+        )
+
+
+def _sides(
+    found: Headers, places: Integers, numbers: Integers, known: Pieces, pixels: Pixels
+) -> "np.typing.NDArray[np.int8]":
+    """Which side of its edge has to be opened of each of these chunks: -1 before, 1 behind, 0 both."""
+    base = (pixels.low - pixels.anchor) // pixels.width
+    size = (pixels.high - 1 - pixels.anchor) // pixels.width - base + 1
+    lowest, highest = np.full(size, np.inf), np.full(size, -np.inf)
+    valued = known.counts > 0
+    np.minimum.at(lowest, known.pixels[valued] - base, known.minimums[valued])
+    np.maximum.at(highest, known.pixels[valued] - base, known.maximums[valued])
+    minimums, maximums, left = found.minimums[places], found.maximums[places], numbers - base
+    before = (minimums < lowest[left]) | (maximums > highest[left])
+    behind = (minimums < lowest[left + 1]) | (maximums > highest[left + 1])
+    edges = pixels.anchor + (numbers + 1) * pixels.width
+    shorter = np.where(edges - found.starts[places] <= found.ends[places] - edges, -1, 1)
+    return np.where(before & behind, 0, np.where(before, -1, np.where(behind, 1, shorter))).astype(np.int8)
+
+
+def _pieces_of(timestamps: Integers, values: Floats, pixels: Pixels) -> Pieces:
+    """Readings by strictly rising timestamps, pixel by pixel, as far as they are asked for."""
+    low, high = np.searchsorted(timestamps, (pixels.low, pixels.high))
+    timestamps, values = timestamps[low:high], values[low:high]
+    numbers = (timestamps - pixels.anchor) // pixels.width
+    bounds = _bounds(numbers)
+    size = len(bounds)
+    missing = np.full(size, np.nan)
+    pieces = Pieces(
+        at=timestamps[bounds],
+        pixels=numbers[bounds],
+        counts=np.zeros(size, np.int64),
+        minimums=missing.copy(),
+        maximums=missing.copy(),
+        means=missing.copy(),
+        firsts=missing.copy(),
+        lasts=missing.copy(),
+    )
+    present = ~np.isnan(values)
+    values, numbers = values[present], numbers[present]
+    if not len(values):
+        return pieces
+    starts = _bounds(numbers)
+    ends = np.append(starts[1:], len(values))
+    filled = np.searchsorted(pieces.pixels, numbers[starts])
+    counts = ends - starts
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.add.reduceat(values, starts) / counts
+    if not np.isfinite(means).all():
+        # Huge values overflow their sum while their mean is an ordinary number.
+        means = np.add.reduceat(values / np.repeat(counts, counts), starts)
+    pieces.counts[filled] = counts
+    pieces.minimums[filled] = np.minimum.reduceat(values, starts)
+    pieces.maximums[filled] = np.maximum.reduceat(values, starts)
+    pieces.means[filled] = means
+    pieces.firsts[filled] = values[starts]
+    pieces.lasts[filled] = values[ends - 1]
+    return pieces
+
+
+def _bounds(numbers: Integers) -> Integers:
+    """Where runs of the same number begin."""
+    begins = np.ones(len(numbers), bool)
+    begins[1:] = numbers[1:] != numbers[:-1]
+    return np.flatnonzero(begins)
+
+
+def _envelope(pieces: Pieces, pixels: Pixels, query: EnvelopeQuery) -> Envelope:
+    numbers = np.unique(pieces.pixels)
+    counts = np.zeros(len(numbers), np.int64)
+    minimums, maximums, firsts, lasts, means = (np.full(len(numbers), np.nan) for _ in range(5))
+    valued = pieces.taken(pieces.counts > 0)
+    if len(valued.pixels):
+        starts = _bounds(valued.pixels)
+        ends = np.append(starts[1:], len(valued.pixels))
+        filled = np.searchsorted(numbers, valued.pixels[starts])
+        totals = np.add.reduceat(valued.counts, starts)
+        lowest, highest = np.minimum.reduceat(valued.minimums, starts), np.maximum.reduceat(valued.maximums, starts)
+        weights = valued.counts / np.repeat(totals, ends - starts)
+        counts[filled], minimums[filled], maximums[filled] = totals, lowest, highest
+        firsts[filled], lasts[filled] = valued.firsts[starts], valued.lasts[ends - 1]
+        # Weighted before they are summed up: neither can it overflow, nor rounding leave the extremes.
+        means[filled] = np.clip(np.add.reduceat(valued.means * weights, starts), lowest, highest)
+    spans = [pixels.span(number, query) for number in numbers.tolist()]
+    return Envelope(
+        starts=array("q", [start for start, _ in spans]),
+        ends=array("q", [end for _, end in spans]),
+        counts=array("q", counts.tolist()),
+        minimums=array("d", minimums.tolist()),
+        maximums=array("d", maximums.tolist()),
+        firsts=array("d", firsts.tolist()),
+        lasts=array("d", lasts.tolist()),
+        means=array("d", means.tolist()),
+    )

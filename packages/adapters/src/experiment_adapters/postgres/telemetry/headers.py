@@ -1,0 +1,199 @@
+"""The headers of a series' chunks as arrays: what is known of each chunk without opening it."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from experiment_adapters.postgres.filters import Conditions
+from experiment_adapters.postgres.statements import Answer, Row, Statements
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray
+from experiment_adapters.postgres.telemetry.merging import Opened
+from experiment_domain.telemetry.batches import moment
+from experiment_domain.telemetry.store import Layer
+
+# One row of arrays: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long. The
+# numbers are sent as floats, which hold them exactly, for there to be one kind of array.
+_HEADERS = """
+SELECT min(chunk.series_id), array_agg(chunk.position::float8), array_agg(chunk.starts_at), array_agg(chunk.ends_at),
+    array_agg(chunk.count::float8), array_agg({layer}.count::float8),
+    array_agg(coalesce({layer}.minimum, 'NaN')), array_agg(coalesce({layer}.maximum, 'NaN')),
+    array_agg(coalesce({layer}.mean, 'NaN')),
+    array_agg(coalesce({layer}.first, 'NaN')), array_agg(coalesce({layer}.last, 'NaN'))
+FROM telemetry_chunks AS chunk {join} WHERE {where}
+"""
+_SERIES = (
+    "chunk.capture_session_id = %s AND chunk.series_id = (SELECT id FROM telemetry_series"
+    " WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s)"
+)
+_PHYSICAL = (
+    "JOIN telemetry_physical_chunks AS physical ON physical.capture_session_id = chunk.capture_session_id"
+    " AND physical.series_id = chunk.series_id AND physical.position = chunk.position"
+)
+
+READINGS_AT_ONCE = 1_000_000
+"""How many readings are opened in one query, unless one chunk alone has more."""
+
+
+class ChunksChanged(Exception):  # noqa: N818 - a reason to look again, not a fault
+    """Chunks whose headers were read are not there any more."""
+
+
+@frozen(kw_only=True)
+class Stored:
+    """One layer of one series, as it is found in the tables."""
+
+    capture_session_id: UUID
+    sensor_id: UUID
+    signal: str
+    layer: Layer
+    profile_id: UUID | None
+
+    def conditions(self) -> Conditions:
+        """What chunks of this series fulfil."""
+        conditions = Conditions()
+        session_id = self.capture_session_id
+        conditions.add(_SERIES, session_id, session_id, self.sensor_id, self.signal)
+        return conditions
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether values are those of a profile."""
+        return self.layer is Layer.PHYSICAL
+
+
+@frozen(kw_only=True, eq=False)
+class Headers:
+    """Chunks in the order of time. `readings` counts timestamps, `counts` values; NaN stands for no statistics."""
+
+    stored: Stored
+    series_id: int
+    positions: Integers
+    starts: Integers
+    ends: Integers
+    readings: Integers
+    counts: Integers
+    minimums: Floats
+    maximums: Floats
+    means: Floats
+    firsts: Floats
+    lasts: Floats
+
+    @classmethod
+    def of(cls, stored: Stored, row: Row) -> "Headers":
+        """The headers that a row of arrays holds."""
+        series_id, positions, starts, ends, readings, counts, *statistics = row
+        order = np.lexsort((positions, starts))
+        minimums, maximums, means, firsts, lasts = (found[order] for found in statistics)
+        return cls(
+            stored=stored,
+            series_id=series_id,
+            positions=positions[order].astype(np.int64),
+            starts=starts[order],
+            ends=ends[order],
+            readings=readings[order].astype(np.int64),
+            counts=counts[order].astype(np.int64),
+            minimums=minimums,
+            maximums=maximums,
+            means=means,
+            firsts=firsts,
+            lasts=lasts,
+        )
+
+    def islands(self) -> Integers:
+        """The number of the island that each chunk belongs to: chunks of different ones do not overlap in time."""
+        reached = np.maximum.accumulate(self.ends)
+        return np.concatenate(([0], np.cumsum(self.starts[1:] > reached[:-1])))
+
+    def groups(self, places: Integers) -> Sequence[Integers]:
+        """These chunks in groups that are opened at once."""
+        if not len(places):
+            return []
+        held = np.cumsum(self.readings[places]) // READINGS_AT_ONCE
+        return np.split(places, np.flatnonzero(np.diff(held)) + 1)
+
+
+def headers(statements: Statements, stored: Stored, conditions: Conditions) -> Answer:
+    """Ask for the headers of the chunks that fulfil `conditions`; the one row begins with None where there are none."""
+    join, layer, parameters = "", "chunk", list(conditions.parameters)
+    if stored.is_physical:
+        join, layer = f"{_PHYSICAL} AND physical.profile_id = %s", "physical"
+        parameters.insert(0, stored.profile_id)
+    sql = _HEADERS.format(layer=layer, join=join, where=" AND ".join(conditions.texts))
+    return statements.ask(sql, parameters)
+
+
+async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:
+    """Chunks with their arrays, in the order of time. Raises `ChunksChanged` where one of them is gone."""
+    values, join, profile = source_of(found.stored)
+    positions = found.positions[places].tolist()
+    parameters: list[Any] = [found.stored.capture_session_id, found.series_id, positions, *profile]
+    rows = await statements.ask(
+        f"SELECT chunk.position, chunk.late, chunk.timestamps, {values} FROM telemetry_chunks AS chunk {join}"
+        " WHERE chunk.capture_session_id = %s AND chunk.series_id = %s AND chunk.position = ANY(%s)"
+        f"{' AND physical.profile_id = %s' if profile else ''} ORDER BY chunk.starts_at, chunk.position",
+        parameters,
+    ).rows()
+    if len(rows) != len(positions):
+        raise ChunksChanged
+    return [
+        Opened(position=position, late=late, timestamps=timestamps, values=values)
+        for position, late, timestamps, values in rows
+    ]
+
+
+async def divided(
+    statements: Statements, found: Headers, places: Integers, edges: Integers, sides: "NDArray[np.int8]"
+) -> list[tuple[int, Floats]]:
+    """Parts of chunks without gaps, each of which lies across one edge: how many readings come before it, and values.
+
+    Of the `sides`, -1 gives the values before the edge and the one behind it, 1 those behind it and the one before
+    it, 0 all. Whole timestamps stay where they are: sending an array takes far longer than looking into it.
+    """
+    values, join, profile = source_of(found.stored, without_gaps=True)
+    rows = await statements.ask(
+        f"""
+        SELECT chunk.position, before, CASE side
+            WHEN -1 THEN ({values})[:before + 1] WHEN 1 THEN ({values})[before:] ELSE {values}
+        END
+        FROM unnest(%s::bigint[], %s, %s::smallint[]) AS wanted (position, edge, side)
+        JOIN telemetry_chunks AS chunk ON chunk.capture_session_id = %s AND chunk.series_id = %s
+            AND chunk.position = wanted.position
+        {join}
+        {"AND physical.profile_id = %s" if profile else ""}
+        CROSS JOIN LATERAL (SELECT width_bucket(edge, chunk.timestamps) AS before OFFSET 0) AS divided
+        ORDER BY chunk.starts_at
+        """,
+        [
+            found.positions[places].tolist(),
+            # Up to and including the last moment before the edge.
+            TimestampArray.of(edges - 1),
+            sides.tolist(),
+            found.stored.capture_session_id,
+            found.series_id,
+            *profile,
+        ],
+    ).rows()
+    if len(rows) != len(places):
+        raise ChunksChanged
+    return [(before, part) for _, before, part in rows]
+
+
+def source_of(stored: Stored, *, without_gaps: bool = False) -> tuple[str, str, list[Any]]:
+    """The expression for a chunk's values, the join that it needs, and the parameter for its profile."""
+    if not stored.is_physical:
+        return 'chunk."values"', "", []
+    values = 'physical."values"' if without_gaps else "array_replace(physical.\"values\", NULL, 'NaN')"
+    return values, _PHYSICAL, [stored.profile_id]
+
+
+def within(conditions: Conditions, start: int | None, end: int | None) -> Conditions:
+    """Of these chunks those that may hold readings from `start` to before `end`."""
+    if start is not None:
+        conditions.add("chunk.ends_at >= %s", moment(start))
+    if end is not None:
+        conditions.add("chunk.starts_at < %s", moment(end))
+    return conditions
