@@ -280,6 +280,7 @@ class World:
             "project_id": self.project_id,
             "capture_session_id": self.session_id,
             "artifact_id": self.artifact_id,
+            "run_ids": [self.run_id],
         }
         return {name: ours.get(name, value) for name, value in example.items()}
 

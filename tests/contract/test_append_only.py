@@ -1,4 +1,4 @@
-"""Status history and audit log are written once: the database itself refuses everything else, whoever tries."""
+"""What happened is written once: the database itself refuses everything else, whoever tries."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,18 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
-TABLES = ("status_history", "audit_log")
+TABLES = ("status_history", "audit_log", "outbox")
 ROWS = """
 INSERT INTO status_history (entity_type, entity_id, project_id, source, target, at, actor, role)
     VALUES ('run', gen_random_uuid(), gen_random_uuid(), 'draft', 'running', now(), 'ann', 'owner');
 INSERT INTO audit_log (id, project_id, at, actor, role, action, target_type, target_id)
     VALUES (gen_random_uuid(), gen_random_uuid(), now(), 'ann', 'owner', 'create', 'run', '1');
+INSERT INTO outbox (id, project_id, subject, type, at, data, actor)
+    VALUES (gen_random_uuid(), gen_random_uuid(), 'run/1', 'run.started', now(), '{}', 'ann');
 """
 ATTACKS = {
     "update": "UPDATE {table} SET actor = 'eve'",
-    "update of nothing that matters": "UPDATE {table} SET role = role",
+    "update of nothing that matters": "UPDATE {table} SET at = at",
     "delete": "DELETE FROM {table}",
     "truncate": "TRUNCATE {table}",
     "truncate with what hangs on it": "TRUNCATE {table} CASCADE",
@@ -24,7 +26,20 @@ ATTACKS = {
     "merge that deletes": "MERGE INTO {table} t USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
     "insert on conflict": "INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table}"
     " ON CONFLICT (position) DO UPDATE SET actor = 'eve'",
+    "insert on conflict with a constraint": "INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table}"
+    " ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET at = now()",
+    "update within a query": "WITH changed AS (UPDATE {table} SET actor = 'eve' RETURNING 1)"
+    " SELECT count(*) FROM changed",
+    "cursor": "DO $$ DECLARE c CURSOR FOR SELECT * FROM {table}; BEGIN OPEN c; MOVE c;"
+    " DELETE FROM {table} WHERE CURRENT OF c; END $$",
     "without triggers": "ALTER TABLE {table} DISABLE TRIGGER ALL; DELETE FROM {table}",
+    "without the guard": "ALTER TABLE {table} DISABLE TRIGGER {table}_is_append_only; DELETE FROM {table}",
+    "other columns": "ALTER TABLE {table} DROP COLUMN actor",
+    "a rule": "CREATE RULE silent AS ON INSERT TO {table} DO INSTEAD NOTHING",
+    "a partition is detached": "CREATE TABLE whole (LIKE {table}) PARTITION BY LIST (project_id);"
+    " ALTER TABLE whole ATTACH PARTITION {table} DEFAULT; ALTER TABLE whole DETACH PARTITION {table};"
+    " DELETE FROM {table}",
+    "an heir": "CREATE TABLE heir () INHERITS ({table}); ALTER TABLE {table} NO INHERIT heir; DELETE FROM {table}",
     "as a replica": "SET session_replication_role = replica; DELETE FROM {table}",
     "drop": "DROP TABLE {table}",
     "as the owner": "SET ROLE postgres; DELETE FROM {table}",
@@ -32,7 +47,9 @@ ATTACKS = {
 BY_THE_OWNER = [
     name
     for name in ATTACKS
-    if name not in ("without triggers", "drop")  # an owner may unmake a table: that is not a change of its rows
+    # An owner may unmake a table and its guards: that is not a change of its rows by accident.
+    if name not in ("without triggers", "without the guard", "other columns", "a rule", "drop")
+    and name not in ("a partition is detached", "an heir")
 ]
 
 

@@ -20,6 +20,7 @@ async def the_card(lab: Laboratory, run_id: UUID, by: Principal | None = None) -
     return await lab.ask(lambda work: work.cards.of_run(run_id), by=by)
 
 
+@pytest.mark.covers("cards.of_run")
 async def test_a_card_shows_what_belongs_to_a_run(lab: Laboratory):
     run = await lab.run(start=True, tags=["nightly"], notes="full load")
     other = await lab.run(await lab.experiment(), start=True)
@@ -62,6 +63,7 @@ async def test_a_card_shows_what_belongs_to_a_run(lab: Laboratory):
     assert (raw.layer, raw.signal, raw.late) == (Layer.RAW, "x", 0)
 
 
+@pytest.mark.covers("cards.of_run")
 async def test_raw_values_are_summed_up_for_those_who_may_read_them(lab: Laboratory):
     run = await lab.run(start=True)
     sensor = await lab.sensor(run)

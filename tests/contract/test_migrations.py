@@ -10,7 +10,9 @@ from alembic.util import CommandError
 from psycopg import sql
 
 from experiment_adapters.postgres import migrations
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from fix_postgres import with_database
+from keeping import ask
 
 SHAPE = """
 SELECT format('%s.%s %s %s', table_name, column_name, data_type, is_nullable)
@@ -37,6 +39,7 @@ def shape(url: str) -> list[str]:
         return [line for (line,) in connection.execute(SHAPE).fetchall()]
 
 
+@pytest.mark.covers("migrate")
 def test_a_second_time_changes_nothing(empty_url: str) -> None:
     migrations.upgrade(empty_url)
     first = shape(empty_url)
@@ -45,6 +48,7 @@ def test_a_second_time_changes_nothing(empty_url: str) -> None:
     assert shape(empty_url) == first
 
 
+@pytest.mark.covers("migrate")
 def test_several_at_once_wait_for_each_other(empty_url: str) -> None:
     with ThreadPoolExecutor(4) as programs:
         list(programs.map(migrations.upgrade, [empty_url] * 4))
@@ -52,6 +56,7 @@ def test_several_at_once_wait_for_each_other(empty_url: str) -> None:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(migrations.head(),)]
 
 
+@pytest.mark.covers("migrate")
 def test_the_printed_sql_makes_the_same_schema(
     empty_url: str, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,3 +92,77 @@ def test_what_was_there_before_is_found_by_its_words(empty_url: str) -> None:
     with psycopg.connect(empty_url) as connection:
         rows = connection.execute("SELECT name, tsvector_to_array(words) FROM experiments ORDER BY name").fetchall()
     assert rows == [("...", []), ("Pump-2", ["2", "again", "leaks", "pump"])]
+
+
+AUDIT = (
+    "INSERT INTO audit_log (id, project_id, at, actor, role, request_id, address, action, target_type, target_id,"
+    " before, after) SELECT gen_random_uuid(), %(project)s, now() + number * interval '1 ms', 'ann', 'owner',"
+    " nullif('r-' || number, 'r-7'), '192.0.2.7', 'update', 'run', number::text,"
+    " CASE WHEN number %% 3 > 0 THEN jsonb_build_object('n', number / 7.0) END,"
+    " jsonb_build_object('text', 'Größe 🚀', 'list', jsonb_build_array(number, NULL, true))"
+    " FROM generate_series(1, %(count)s) AS number"
+)
+RUN = (
+    "INSERT INTO runs (id, project_id, version, created_at, updated_at, created_by, experiment_id, name, params, tags,"
+    " metadata, env, notes, participants, status) SELECT gen_random_uuid(), %(project)s, 1, now(), now(), 'ann',"
+    " %(project)s, 'Run-' || number, jsonb_build_object('rpm', number), '{a}', '{}', '{}', 'seal leaked', '{}',"
+    " 'draft' FROM generate_series(1, %(count)s) AS number"
+)
+EVENT = (
+    "INSERT INTO outbox (id, project_id, subject, type, at, data) SELECT gen_random_uuid(), %(project)s,"
+    " 'run/' || number, 'run.created', now(), jsonb_build_object('n', number)"
+    " FROM generate_series(1, %(count)s) AS number"
+)
+WRITTEN = (
+    "SELECT position, id, project_id, at, actor, role, request_id, address, action, target_type, target_id, before,"
+    " after FROM audit_log ORDER BY position"
+)
+
+
+async def test_what_was_there_before_is_linked_and_kept(empty_url: str, runner: object) -> None:
+    migrations.upgrade(empty_url, "0001")
+    projects = {uuid.uuid4(): count for count in (1, 120, 250)}
+    with psycopg.connect(empty_url) as connection:
+        for number in range(2):  # in turns, so that no project's records lie side by side
+            for project, count in projects.items():
+                values = {"project": project, "count": count}
+                facts = "1, now(), now(), 'ann'"
+                if number == 0:
+                    connection.execute(
+                        "INSERT INTO projects (id, version, created_at, updated_at, created_by, name, raw_readers,"
+                        f" physical_only, future_tolerance)"
+                        f" VALUES (%(project)s, {facts}, 'P', '{{}}', false, 1)".encode(),
+                        values,
+                    )
+                    connection.execute(
+                        "INSERT INTO experiments (id, project_id, version, created_at, updated_at, created_by, name,"
+                        f" tags, metadata, status) VALUES (%(project)s, %(project)s, {facts}, 'E', '{{}}', '{{}}',"
+                        " 'draft')".encode(),
+                        values,
+                    )
+                for statement in (AUDIT, RUN, EVENT):
+                    connection.execute(statement.encode(), values)
+        before = connection.execute(WRITTEN.encode()).fetchall()
+        events = connection.execute("SELECT id, transaction_id, data FROM outbox ORDER BY position").fetchall()
+    migrations.upgrade(empty_url)
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        assert connection.execute(WRITTEN.encode()).fetchall() == before
+        assert len(before) == 2 * sum(projects.values())
+        found = connection.execute("SELECT id, transaction_id, data FROM outbox ORDER BY position").fetchall()
+        assert found == events
+        words = connection.execute("SELECT count(*), bool_and(words @@ 'run & seal'::tsquery) FROM runs").fetchone()
+        assert words == (len(before), True)
+        for table in ("audit_log", "status_history", "outbox"):
+            assert connection.execute(
+                "SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass AND tgenabled = 'A'", [table]
+            ).fetchone() == (2,)
+        with pytest.raises(psycopg.Error, match="append-only"):
+            connection.execute("DELETE FROM audit_log")
+        connection.execute(AUDIT.encode(), {"project": next(iter(projects)), "count": 1})
+    async with PostgresUnitsOfWork.open(empty_url) as units:
+        for project, count in projects.items():
+            verified = await ask(units, lambda uow, project=project: uow.audit.verify(project))
+            assert (verified.is_intact, verified.records) == (True, 2 * count + (1 if count == 1 else 0))
+            assert [head.length for head in verified.heads] == [verified.records]  # what is new goes on where it ended
+            timeline = await ask(units, lambda uow: uow.events.of("run/1", limit=10, after=None))
+            assert [(told.event.type, told.actor) for told in timeline] == [("run.created", "")] * 6

@@ -16,6 +16,7 @@ from experiment_domain.unit_of_work import UnitsOfWork
 from keeping import SYSTEM
 
 
+@pytest.mark.covers("seed")
 async def test_seeded_things_are_read_and_found(
     runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork, module_postgres_url: str
 ) -> None:
@@ -45,6 +46,7 @@ async def test_seeded_things_are_read_and_found(
         assert [experiment.id for experiment in found.items] == seeded.experiment_ids
 
 
+@pytest.mark.covers("seed")
 def test_the_same_arguments_make_the_same(postgres_url: str) -> None:
     seed_runs(postgres_url, 10, owner="ann", now=NOW)
     with psycopg.connect(postgres_url) as connection:

@@ -9,6 +9,7 @@ from attrs import define
 from entities import a_batch, a_column, fresh
 from experiment_domain import Services, Work
 from experiment_domain.artifacts import Artifact, ArtifactStatus
+from experiment_domain.backfills import Backfill
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import ProfileKind
@@ -16,7 +17,10 @@ from experiment_domain.experiments import Experiment, ExperimentFilter
 from experiment_domain.kernel.access import GRANTS, Integration, Permission, Role, SensorToken, System, User
 from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, Unauthenticated
 from experiment_domain.runs import Run, RunFilter
+from experiment_domain.scalars import Logged
 from experiment_domain.sensors import SensorFilter, new_token, token_hash
+from experiment_domain.telemetry.envelopes import EnvelopeQuery
+from experiment_domain.telemetry.grids import GridQuestion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.usecases.sensors import SensorWithToken
 from laboratory import Laboratory, a_user, token_of
@@ -33,24 +37,36 @@ class Things:
     sensor: SensorWithToken
     profile: ConversionProfile
     artifact: Artifact
+    earlier: CaptureSession
+    backfill: Backfill
 
     @classmethod
     async def make(cls, lab: Laboratory) -> "Things":
         run = await lab.run(start=True)
         sensor = await lab.sensor(run)
+        earlier = await lab.stop(await lab.session(run))
+        published = await lab.profile(sensor, 3, 0)
         profile = await lab.profile(sensor, 2, 1, publish=False)
+        names = {"profile_id": published.id, "sensor_id": sensor.sensor.id}
+        backfill = (await lab.do(lambda work: work.backfills.request(earlier.id, **names))).backfill
         session = await lab.session(run)
         experiment = await lab.ask(lambda work: work.experiments.get(run.experiment_id))
-        return cls(lab, experiment, run, session, sensor, profile, await lab.artifact(run))
+        artifact = await lab.artifact(run)
+        return cls(lab, experiment, run, session, sensor, profile, artifact, earlier, backfill)
 
     def readings(self) -> ReadingQuery:
-        return ReadingQuery(
-            capture_session_id=self.session.id,
-            sensor_id=self.sensor.sensor.id,
-            signal="value",
-            layer=Layer.PHYSICAL,
-            limit=1,
-        )
+        return ReadingQuery(**self._series(), limit=1)
+
+    def envelope(self) -> EnvelopeQuery:
+        return EnvelopeQuery(**self._series(), points=1)
+
+    def _series(self) -> dict[str, Any]:
+        return {
+            "capture_session_id": self.session.id,
+            "sensor_id": self.sensor.sensor.id,
+            "signal": "value",
+            "layer": Layer.PHYSICAL,
+        }
 
 
 Use = Callable[[Work, Things], Awaitable[Any]]
@@ -133,6 +149,20 @@ USE_CASES: dict[str, Use] = {
     "telemetry.series": lambda work, it: work.telemetry.series(it.session.id),
     "telemetry.read": lambda work, it: work.telemetry.read(it.readings(), layer=None),
     "telemetry.metrics": lambda work, it: work.telemetry.metrics(it.run.id),
+    "telemetry.envelope": lambda work, it: work.telemetry.envelope(it.envelope(), layer=None),
+    "telemetry.grid": lambda work, it: work.telemetry.grid(it.run.id, GridQuestion(step=1_000_000)),
+    "scalars.log": lambda work, it: work.scalars.log(it.run.id, [Logged(name="rmse", value=0.5)]),
+    "scalars.history": lambda work, it: work.scalars.history(it.run.id, ["rmse"]),
+    "scalars.latest": lambda work, it: work.scalars.latest(it.run.id),
+    "comparisons.of_runs": lambda work, it: work.comparisons.of_runs([it.run.id, fresh()]),
+    "backfills.request": lambda work, it: work.backfills.request(
+        it.earlier.id, profile_id=it.backfill.profile_id, sensor_id=it.sensor.sensor.id
+    ),
+    "backfills.get": lambda work, it: work.backfills.get(it.backfill.id),
+    "backfills.page": lambda work, it: work.backfills.page(it.earlier.id),
+    "backfills.cancel": lambda work, it: work.backfills.cancel(it.backfill.id),
+    "backfills.retry": lambda work, it: work.backfills.retry(it.backfill.id),
+    "backfills.history": lambda work, it: work.backfills.history(it.backfill.id),
 }
 # These answer with what the caller may see, be it nothing.
 LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
@@ -142,6 +172,13 @@ LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "sensors.page": lambda work: work.sensors.page(SensorFilter(project_ids=()), limit=500),
 }
 
+# These are for the service alone.
+WORK: dict[str, Use] = {
+    "backfills.claim": lambda work, _: work.backfills.claim(fresh()),
+    "backfills.step": lambda work, it: work.backfills.step(it.backfill, fresh()),
+    "backfills.stumble": lambda work, it: work.backfills.stumble(it.backfill.id, fresh(), "it failed"),
+    "backfills.leave": lambda work, it: work.backfills.leave(it.backfill.id, fresh()),
+}
 # These say of each run, or of each project that is named, whether the caller may.
 ONE_BY_ONE = {"runs.set_statuses", "runs.tag", "audit.page", "audit.verify"}
 
@@ -160,7 +197,7 @@ def test_the_table_knows_every_use_case():
         for verb, use_case in vars(member.func.__annotations__["return"]).items()
         if hasattr(use_case, "permission")
     }
-    assert every == {*USE_CASES, *LISTS, *ONE_BY_ONE, "projects.create", "sensors.status_summary"}
+    assert every == {*USE_CASES, *LISTS, *WORK, *ONE_BY_ONE, "projects.create", "sensors.status_summary"}
 
 
 async def _refusal(lab: Laboratory, use: Callable[[Work], Awaitable[Any]], by: Any) -> Refusal | None:
@@ -204,6 +241,15 @@ async def test_a_use_case_is_for_whom_the_table_says(lab: Laboratory, name: str)
         else:
             # What state things are in may stand against it, but not who asks.
             assert not isinstance(refusal, Forbidden | Unauthenticated), refusal
+
+
+@pytest.mark.parametrize("name", WORK)
+async def test_what_the_service_does_by_itself_nobody_else_can(lab: Laboratory, name: str):
+    things = await Things.make(lab)
+    assert _permission(name) is Permission.WORK
+    for somebody in (lab.owner, lab.editor, lab.viewer, lab.outsider, token_of(things.sensor), Integration(name="a")):
+        assert isinstance(await _refusal(lab, lambda work: WORK[name](work, things), somebody), Forbidden)
+    assert await _refusal(lab, lambda work: WORK[name](work, things), System()) is None
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -16,6 +16,7 @@ PENDING, APPROVED, REJECTED, REVOKED = ArtifactStatus
 SERVICE = Integration(name="artifact-service")
 
 
+@pytest.mark.covers("artifacts.register")
 async def test_registering_is_recorded(lab: Laboratory):
     run = await lab.run()
     values: dict[str, Any] = {"name": "M", "uri": "s3://b/k", "kind": "model", "checksum": "sha256:aa", "size": 7}
@@ -29,6 +30,7 @@ async def test_registering_is_recorded(lab: Laboratory):
     assert await lab.history("artifact", artifact.id) == []
 
 
+@pytest.mark.covers("artifacts.approve", "artifacts.revoke", "artifacts.reject", "artifacts.resubmit")
 async def test_an_archived_run_takes_none_but_statuses_still_move(lab: Laboratory):
     run = await lab.run()
     artifacts = [await lab.artifact(run, name=name) for name in ("A", "B")]
@@ -66,6 +68,7 @@ async def test_a_draft_with_artifacts_is_not_deleted(lab: Laboratory):
         (None, [REJECTED, REVOKED], "rv"),
     ],
 )
+@pytest.mark.covers("artifacts.approve", "artifacts.reject", "artifacts.revoke")
 async def test_lists_of_what_is_approved_and_of_what_is_not(
     lab: Laboratory, approved: bool | None, statuses: Any, found: str
 ):
@@ -85,6 +88,7 @@ async def test_lists_of_what_is_approved_and_of_what_is_not(
     assert [artifact.name for artifact in shown] == ["p"]
 
 
+@pytest.mark.covers("artifacts.approve")
 async def test_a_stale_version_is_refused(lab: Laboratory):
     artifact = await lab.artifact(await lab.run())
     with pytest.raises(VersionMismatch):
@@ -93,6 +97,7 @@ async def test_a_stale_version_is_refused(lab: Laboratory):
     assert (approved.version, approved.status) == (2, APPROVED)
 
 
+@pytest.mark.covers("artifacts.report")
 async def test_what_the_service_reports_is_recorded_as_its_own(lab: Laboratory):
     artifact = await lab.artifact(await lab.run(), checksum="sha256:aa", size=7)
     report: dict[str, Any] = {"reason": "scanned", "checksum": "sha256:AA", "size": 7}
@@ -117,6 +122,7 @@ async def test_what_the_service_reports_is_recorded_as_its_own(lab: Laboratory):
         ({"size": 0}, "size_mismatch"),
     ],
 )
+@pytest.mark.covers("artifacts.report")
 async def test_something_else_than_was_registered_is_not_approved(lab: Laboratory, found: Any, code: str):
     artifact = await lab.artifact(await lab.run(), checksum="sha256:aa", size=7)
     with pytest.raises(Conflict) as refusal:
@@ -158,6 +164,7 @@ async def test_the_service_finds_what_it_reports_of_and_nothing_else(lab: Labora
 
 
 @pytest.mark.postgres
+@pytest.mark.covers("runs.archive")
 async def test_a_run_is_not_archived_or_deleted_while_an_artifact_comes(
     runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork
 ):

@@ -9,6 +9,7 @@ from experiment_domain.kernel.errors import Forbidden, Invalid, NotFound
 from laboratory import Laboratory
 
 
+@pytest.mark.covers("audit.page")
 async def test_owners_see_who_did_what_from_where(lab: Laboratory):
     run = await lab.run()
     caller = Caller(principal=lab.editor, request_id="r-7", address="192.0.2.7")
@@ -24,6 +25,7 @@ async def test_owners_see_who_did_what_from_where(lab: Laboratory):
     assert (edited.before["notes"], edited.after["notes"]) == (None, "new")
 
 
+@pytest.mark.covers("audit.page", "audit.verify")
 async def test_nobody_else_sees_it(lab: Laboratory):
     other = await Laboratory.open(lab.units)
     everything = AuditFilter(project_ids=())
@@ -45,6 +47,7 @@ async def test_nobody_else_sees_it(lab: Laboratory):
         await lab.ask(lambda work: work.audit.page(both))
 
 
+@pytest.mark.covers("audit.verify")
 async def test_an_anchor_is_of_one_project(lab: Laboratory):
     (found,) = await lab.ask(lambda work: work.audit.verify([lab.project.id]))
     assert found.is_intact

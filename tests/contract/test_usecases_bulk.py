@@ -25,6 +25,7 @@ async def statuses(lab: Laboratory, run_ids: Sequence[UUID]) -> list[str]:
     return [str((await lab.ask(lambda work, it=it: work.runs.get(it))).status) for it in run_ids]
 
 
+@pytest.mark.covers("runs.set_statuses")
 async def test_each_run_moves_by_its_own_rules(lab: Laboratory):
     other = await Laboratory.open(lab.units)
     experiment = await lab.experiment()
@@ -60,6 +61,7 @@ async def test_each_run_moves_by_its_own_rules(lab: Laboratory):
     assert [record.action for record in await lab.audit() if record.target_id == str(running.id)][-1] == "finish"
 
 
+@pytest.mark.covers("runs.set_statuses")
 async def test_all_or_nothing(lab: Laboratory):
     runs = [await lab.run(start=True) for _ in range(3)]
     draft = await lab.run()
@@ -76,6 +78,7 @@ async def test_all_or_nothing(lab: Laboratory):
     assert told(await lab.do(lambda work: work.runs.set_statuses(ids, RunStatus.FAILED, atomic=True))) == ["failed"] * 3
 
 
+@pytest.mark.covers("runs.set_statuses", "experiments.start")
 async def test_starting_runs_starts_their_experiments_once(lab: Laboratory):
     experiments = [await lab.experiment() for _ in range(2)]
     runs = [await lab.run(experiment) for experiment in experiments for _ in range(3)]
@@ -91,6 +94,7 @@ async def test_starting_runs_starts_their_experiments_once(lab: Laboratory):
         assert (step.target, step.reason) == ("running", "its first run was started")
 
 
+@pytest.mark.covers("runs.set_statuses")
 async def test_archiving_takes_the_sessions_with_it_and_the_right_to(lab: Laboratory):
     runs = [await lab.run(start=True) for _ in range(3)]
     await lab.sensor(*runs)
@@ -110,6 +114,7 @@ async def test_archiving_takes_the_sessions_with_it_and_the_right_to(lab: Labora
     assert len([record for record in await lab.audit() if record.action == "archive"]) == 3 + len(sessions) + 3
 
 
+@pytest.mark.covers("runs.set_statuses")
 async def test_of_each_run_the_roles_in_its_project_count(lab: Laboratory):
     other = await Laboratory.open(lab.units)
     mine, theirs = await lab.run(start=True), await other.run(start=True)
@@ -149,6 +154,7 @@ async def test_none_stands_twice(lab: Laboratory):
     assert refused.value.errors == [{"path": "run_ids[2]", "message": "is the same as run_ids[0]"}]
 
 
+@pytest.mark.covers("runs.tag")
 async def test_tags_are_added_removed_and_set(lab: Laboratory):
     first, second = await lab.run(tags=["a", "b"]), await lab.run(tags=["c"])
     archived = await lab.run(tags=["a"])

@@ -7,6 +7,7 @@ from experiment_domain.kernel.errors import Conflict, Invalid, NotFound
 from laboratory import Laboratory
 
 
+@pytest.mark.covers("captures.create")
 async def test_sessions_of_a_run_are_numbered(lab: Laboratory):
     run = await lab.run()
     sessions = [await lab.session(run, start=False) for _ in range(3)]
@@ -15,6 +16,7 @@ async def test_sessions_of_a_run_are_numbered(lab: Laboratory):
     assert other.ordinal == 1
 
 
+@pytest.mark.covers("captures.start")
 async def test_a_session_starts_only_in_a_running_run(lab: Laboratory):
     run = await lab.run()
     await lab.sensor(run)
@@ -82,6 +84,7 @@ async def test_starting_pins_the_profile_versions_published_then(lab: Laboratory
     assert following.pin_of(late_comer.sensor.id) is not None
 
 
+@pytest.mark.covers("captures.stop")
 async def test_a_session_stops_with_an_outcome(lab: Laboratory):
     run = await lab.run(start=True)
     await lab.sensor(run)
@@ -97,6 +100,7 @@ async def test_a_session_stops_with_an_outcome(lab: Laboratory):
     assert refusal.value.code == "invalid_transition"
 
 
+@pytest.mark.covers("captures.delete")
 async def test_a_draft_is_removed_for_good(lab: Laboratory):
     run = await lab.run()
     session = await lab.session(run, start=False)
@@ -109,6 +113,7 @@ async def test_a_draft_is_removed_for_good(lab: Laboratory):
             await lab.do(command)
 
 
+@pytest.mark.covers("captures.delete", "captures.restore")
 async def test_a_failed_session_is_hidden_and_restored(lab: Laboratory):
     run = await lab.run(start=True)
     await lab.sensor(run)

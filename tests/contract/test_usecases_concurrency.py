@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from entities import a_batch, a_column
 from experiment_domain import Work
 from experiment_domain.captures import CaptureStatus
@@ -27,6 +29,7 @@ async def _at_once(
     return list(await asyncio.gather(*map(one, uses)))
 
 
+@pytest.mark.covers("captures.start")
 async def test_of_two_sessions_that_start_at_once_one_wins(lab: Laboratory):
     for _ in range(5):
         run = await lab.run(start=True)
@@ -38,12 +41,14 @@ async def test_of_two_sessions_that_start_at_once_one_wins(lab: Laboratory):
         assert sorted(str(session.status) for session in found.items) == ["draft", "running"]
 
 
+@pytest.mark.covers("captures.create")
 async def test_sessions_that_are_created_at_once_are_numbered_without_gaps(lab: Laboratory):
     run = await lab.run()
     answers = await _at_once(lab, [lambda work: work.captures.create(run.id)] * 12)
     assert sorted(session.ordinal for session in answers) == list(range(1, 13))
 
 
+@pytest.mark.covers("runs.start")
 async def test_the_same_start_many_times_is_one_transition(lab: Laboratory):
     run = await lab.run()
     answers = await _at_once(lab, [lambda work: work.runs.start(run.id)] * 10)
@@ -52,6 +57,7 @@ async def test_the_same_start_many_times_is_one_transition(lab: Laboratory):
     assert len(await lab.history("experiment", run.experiment_id)) == 1
 
 
+@pytest.mark.covers("runs.edit")
 async def test_of_twenty_edits_all_are_kept_in_a_line(lab: Laboratory):
     run = await lab.run()
     edits = [lambda work, n=number: work.runs.edit(run.id, notes=f"edit {n}") for number in range(20)]
@@ -72,6 +78,7 @@ async def test_of_twenty_edits_all_are_kept_in_a_line(lab: Laboratory):
     assert (last.version, last.notes) == (21, records[-1].after["notes"])
 
 
+@pytest.mark.covers("runs.edit")
 async def test_of_twenty_who_read_the_same_version_one_may_write(lab: Laboratory):
     run = await lab.run()
     edits = [lambda work, n=number: work.runs.edit(run.id, if_version=1, notes=f"edit {n}") for number in range(20)]
@@ -130,6 +137,7 @@ async def test_a_sensor_is_not_retired_under_a_session_that_starts(lab: Laborato
         assert code in {"no_bound_sensors", "sensor_in_use"}
 
 
+@pytest.mark.covers("conversions.publish")
 async def test_of_versions_that_are_published_at_once_one_stays(lab: Laboratory):
     made = await lab.sensor()
     drafts = [await lab.profile(made, number, 0, publish=False) for number in range(1, 7)]
@@ -138,6 +146,7 @@ async def test_of_versions_that_are_published_at_once_one_stays(lab: Laboratory)
     assert sorted(str(profile.status) for profile in page.items) == ["published", *["retired"] * 5]
 
 
+@pytest.mark.covers("projects.put_member")
 async def test_two_owners_do_not_demote_each_other(lab: Laboratory):
     for _ in range(5):
         one, other = await _two_owners(lab)
@@ -159,6 +168,7 @@ async def _two_owners(lab: Laboratory):
     return lab.owner, other
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_identical_batches_have_one_effect(lab: Laboratory):
     run = await lab.run(start=True)
     made = await lab.sensor(run)
@@ -171,6 +181,7 @@ async def test_identical_batches_have_one_effect(lab: Laboratory):
     assert series.count == 4
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_batches_at_once_are_all_taken(lab: Laboratory):
     run = await lab.run(start=True)
     made = await lab.sensor(run)
@@ -184,6 +195,7 @@ async def test_batches_at_once_are_all_taken(lab: Laboratory):
     assert len(await lab.history("sensor", made.sensor.id)) == 1
 
 
+@pytest.mark.covers("telemetry.ingest", "captures.stop")
 async def test_a_batch_is_in_time_or_late_but_never_lost(lab: Laboratory):
     for number in range(5):
         run = await lab.run(start=True)
@@ -196,6 +208,7 @@ async def test_a_batch_is_in_time_or_late_but_never_lost(lab: Laboratory):
         assert (series.count, series.late) == (1, accepted.late)
 
 
+@pytest.mark.covers("sensors.edit", "telemetry.ingest")
 async def test_a_sensor_is_edited_while_it_delivers(lab: Laboratory):
     run = await lab.run(start=True)
     made = await lab.sensor(run)

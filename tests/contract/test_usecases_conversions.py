@@ -9,6 +9,7 @@ from experiment_domain.kernel.errors import Conflict, Invalid
 from laboratory import Laboratory
 
 
+@pytest.mark.covers("conversions.draft")
 async def test_versions_count_up_and_take_the_sensors_units(lab: Laboratory):
     made = await lab.sensor(input_unit="mV", display_unit="°C")
     first = await lab.profile(made, 2, 1, publish=False)
@@ -22,6 +23,7 @@ async def test_versions_count_up_and_take_the_sensors_units(lab: Laboratory):
     assert list(page.items) == [second, first]
 
 
+@pytest.mark.covers("conversions.publish")
 async def test_publishing_a_version_retires_the_one_before(lab: Laboratory):
     made = await lab.sensor()
     first, second = await lab.profile(made, 2, 1), await lab.profile(made, 3, 1)
@@ -36,6 +38,7 @@ async def test_publishing_a_version_retires_the_one_before(lab: Laboratory):
     assert await lab.do(lambda work: work.conversions.publish(second.id)) == second
 
 
+@pytest.mark.covers("conversions.retire")
 async def test_a_retired_version_is_not_published_again(lab: Laboratory):
     made = await lab.sensor()
     first = await lab.profile(made, 2, 1)
@@ -45,6 +48,7 @@ async def test_a_retired_version_is_not_published_again(lab: Laboratory):
     assert refusal.value.code == "invalid_transition"
 
 
+@pytest.mark.covers("conversions.edit", "conversions.publish")
 async def test_a_published_profile_never_changes(lab: Laboratory):
     made = await lab.sensor()
     draft = await lab.profile(made, 2, 1, publish=False)

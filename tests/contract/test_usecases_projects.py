@@ -25,6 +25,7 @@ async def test_who_creates_a_project_owns_it(lab: Laboratory):
     assert (record.before, record.after is not None) == (None, True)
 
 
+@pytest.mark.covers("projects.put_member", "projects.remove_member")
 async def test_a_project_keeps_an_owner(lab: Laboratory):
     for command in (
         lambda work: work.projects.put_member(lab.project.id, lab.owner.id, Role.EDITOR),
@@ -39,6 +40,7 @@ async def test_a_project_keeps_an_owner(lab: Laboratory):
         await lab.ask(lambda work: work.projects.get(lab.project.id))
 
 
+@pytest.mark.covers("projects.put_member", "projects.remove_member")
 async def test_a_role_changes_from_one_command_to_the_next(lab: Laboratory):
     newcomer = a_user("newcomer")
     with pytest.raises(NotFound):
@@ -69,6 +71,7 @@ async def test_who_is_no_member_is_not_removed(lab: Laboratory):
         await lab.do(lambda work: work.projects.remove_member(lab.project.id, str(fresh())))
 
 
+@pytest.mark.covers("projects.edit")
 async def test_settings_change_by_version(lab: Laboratory):
     edited = await lab.do(
         lambda work: work.projects.edit(lab.project.id, if_version=1, physical_only=True, raw_readers=["viewer"])

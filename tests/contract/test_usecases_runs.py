@@ -9,7 +9,12 @@ from experiment_domain.kernel.errors import Conflict, NotFound, VersionMismatch
 from experiment_domain.runs import RunFilter
 from laboratory import Laboratory
 
+ENDS = ("finish", "fail", "archive")
+EXPERIMENT_ENDS = [pytest.param(end, marks=pytest.mark.covers(f"experiments.{end}")) for end in ENDS]
+RUN_ENDS = [pytest.param(end, marks=pytest.mark.covers(f"runs.{end}")) for end in ENDS]
 
+
+@pytest.mark.covers("experiments.create", "runs.create", "runs.start")
 async def test_starting_a_run_starts_its_draft_experiment_with_it(lab: Laboratory):
     experiment = await lab.experiment()
     run = await lab.run(experiment, start=True)
@@ -23,7 +28,7 @@ async def test_starting_a_run_starts_its_draft_experiment_with_it(lab: Laborator
     assert len(await lab.history("experiment", experiment.id)) == 1
 
 
-@pytest.mark.parametrize("end", ["finish", "fail", "archive"])
+@pytest.mark.parametrize("end", EXPERIMENT_ENDS)
 async def test_an_experiment_ends_after_its_runs(lab: Laboratory, end: str):
     experiment = await lab.experiment()
     runs = [await lab.run(experiment, start=True) for _ in range(2)]
@@ -37,7 +42,7 @@ async def test_an_experiment_ends_after_its_runs(lab: Laboratory, end: str):
     assert ended.status in {"finished", "failed", "archived"}
 
 
-@pytest.mark.parametrize("end", ["finish", "fail", "archive"])
+@pytest.mark.parametrize("end", RUN_ENDS)
 async def test_a_run_ends_after_its_sessions(lab: Laboratory, end: str):
     run = await lab.run(start=True)
     await lab.sensor(run)
@@ -50,7 +55,8 @@ async def test_a_run_ends_after_its_sessions(lab: Laboratory, end: str):
     await lab.do(lambda work: getattr(work.runs, end)(run.id))
 
 
-@pytest.mark.parametrize("end", ["finish", "fail", "archive"])
+@pytest.mark.parametrize("end", EXPERIMENT_ENDS)
+@pytest.mark.covers("experiments.start")
 async def test_an_experiment_that_is_over_takes_no_more_runs(lab: Laboratory, end: str):
     experiment = await lab.experiment()
     waiting = await lab.run(experiment)
@@ -64,6 +70,7 @@ async def test_an_experiment_that_is_over_takes_no_more_runs(lab: Laboratory, en
     assert refusal.value.code == "experiment_not_running"
 
 
+@pytest.mark.covers("runs.archive", "captures.archive")
 async def test_archiving_a_run_archives_its_sessions_in_the_same_transaction(lab: Laboratory):
     run = await lab.run(start=True)
     await lab.sensor(run)
@@ -113,6 +120,7 @@ async def test_archived_runs_are_read_only(lab: Laboratory):
     assert refusal.value.code == "not_deletable"
 
 
+@pytest.mark.covers("experiments.delete", "runs.delete", "captures.delete")
 async def test_drafts_without_children_are_deleted(lab: Laboratory):
     experiment = await lab.experiment()
     run = await lab.run(experiment)
@@ -149,6 +157,7 @@ async def test_what_was_started_is_not_deleted(lab: Laboratory):
         assert refusal.value.code == "not_draft"
 
 
+@pytest.mark.covers("runs.edit", "runs.start")
 async def test_who_read_an_older_version_is_told(lab: Laboratory):
     run = await lab.run()
     edited = await lab.do(lambda work: work.runs.edit(run.id, if_version=1, notes="n"))
@@ -174,6 +183,7 @@ async def test_an_edit_that_changes_nothing_is_not_recorded(lab: Laboratory):
     assert await lab.audit() == audit
 
 
+@pytest.mark.covers("runs.edit")
 async def test_the_audit_log_tells_what_was_and_what_is(lab: Laboratory):
     run = await lab.run(notes="n")
     lab.clock.pass_by(1)
@@ -209,6 +219,7 @@ async def test_runs_of_one_experiment(lab: Laboratory):
     assert await names(RunFilter(project_ids=[other.id])) == []
 
 
+@pytest.mark.covers("runs.bind", "runs.unbind")
 async def test_a_sensor_is_bound_once(lab: Laboratory):
     run = await lab.run()
     made = await lab.sensor(run)

@@ -31,6 +31,7 @@ from experiment_domain.usecases.sensors import SensorWithToken
 from laboratory import Laboratory, token_of
 
 
+@pytest.mark.covers("sensors.register", "sensors.heartbeat")
 async def test_a_sensor_is_active_from_its_first_heartbeat(lab: Laboratory):
     made = await lab.sensor()
     assert made.sensor.status == "registered"
@@ -358,7 +359,14 @@ async def test_signs_are_forgotten_while_they_are_given(lab: Laboratory):
     assert await _counts(lab, made.sensor.id) == [4]
 
 
-@pytest.mark.parametrize(("verb", "code"), [("deactivate", "sensor_inactive"), ("retire", "sensor_retired")])
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [
+        pytest.param("deactivate", "sensor_inactive", marks=pytest.mark.covers("sensors.deactivate")),
+        pytest.param("retire", "sensor_retired", marks=pytest.mark.covers("sensors.retire")),
+    ],
+)
+@pytest.mark.covers("sensors.activate")
 async def test_a_sensor_that_is_switched_off_delivers_nothing(lab: Laboratory, verb: str, code: str):
     run = await lab.run(start=True)
     made = await lab.sensor(run)
@@ -377,6 +385,7 @@ async def test_a_sensor_that_is_switched_off_delivers_nothing(lab: Laboratory, v
         assert refusal.value.code == code
 
 
+@pytest.mark.covers("sensors.rotate_token")
 async def test_a_new_token_takes_the_place_of_the_old_one(units_of_work: UnitsOfWork):
     # By the machine's own clock: whether a token is alive is asked of the adapter, too.
     lab = await Laboratory.open(units_of_work, SettableClock(datetime.now(UTC)))
@@ -399,6 +408,7 @@ async def test_a_new_token_takes_the_place_of_the_old_one(units_of_work: UnitsOf
         await lab.ingest(rotated, batch)
 
 
+@pytest.mark.covers("sensors.register", "sensors.rotate_token")
 async def test_tokens_are_in_no_record(lab: Laboratory):
     made = await lab.sensor()
     rotated = await lab.do(lambda work: work.sensors.rotate_token(made.sensor.id, grace=5.0))
@@ -410,6 +420,7 @@ async def test_tokens_are_in_no_record(lab: Laboratory):
 
 
 @pytest.mark.parametrize("verb", ["retire", "delete"])
+@pytest.mark.covers("sensors.retire")
 async def test_a_sensor_in_use_stays(lab: Laboratory, verb: str):
     run = await lab.run(start=True)
     made = await lab.sensor(run)
@@ -438,6 +449,7 @@ async def test_a_sensor_is_unbound_from_a_run_while_another_one_records_with_it(
     await lab.do(lambda work: work.runs.unbind(other.id, made.sensor.id))
 
 
+@pytest.mark.covers("sensors.delete")
 async def test_a_sensor_that_never_recorded_is_deleted(lab: Laboratory):
     run = await lab.run()
     made = await lab.sensor(run)
@@ -466,6 +478,7 @@ async def test_a_retired_sensor_is_not_bound(lab: Laboratory):
         assert refusal.value.code == "sensor_retired"
 
 
+@pytest.mark.covers("sensors.share", "sensors.unshare")
 async def test_a_sensor_is_shared_with_a_project(lab: Laboratory):
     guest = await Laboratory.open(lab.units)
     run = await guest.run(start=True)
@@ -520,6 +533,7 @@ async def test_who_may_not_know_of_a_project_is_not_told_that_it_shares_a_sensor
     assert await lab.ask(lambda work: work.sensors.projects(made.sensor.id), by=lab.viewer) == [lab.project.id]
 
 
+@pytest.mark.covers("sensors.share", "sensors.unshare")
 async def test_a_sensor_that_is_taken_back_takes_part_in_no_further_session(lab: Laboratory):
     elsewhere = await Laboratory.open(lab.units)
     made = await elsewhere.sensor()

@@ -58,6 +58,7 @@ def _values(found: LayerReadings) -> dict[int, float]:
     return dict(zip(found.readings.timestamps, found.readings.values, strict=True))
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_a_batch_goes_to_the_only_running_session(lab: Laboratory):
     _, made, session = await _recording(lab)
     accepted = await lab.ingest(made, ONE)
@@ -102,6 +103,7 @@ async def test_a_session_that_is_named_takes_the_readings_of_its_sensors(lab: La
             await lab.do(lambda work: work.telemetry.ingest(named), by=person)
 
 
+@pytest.mark.covers("captures.archive")
 async def test_a_session_takes_no_readings_before_it_started_nor_after_it_was_archived(lab: Laboratory):
     run, made, session = await _recording(lab)
     draft = await lab.session(run, start=False)
@@ -115,6 +117,7 @@ async def test_a_session_takes_no_readings_before_it_started_nor_after_it_was_ar
     assert refusal.value.code == "archived"
 
 
+@pytest.mark.covers("captures.delete", "captures.restore", "telemetry.read")
 async def test_a_deleted_session_takes_none_and_its_readings_come_back_with_it(lab: Laboratory):
     _, made, session = await _recording(lab)
     named = evolve(ONE, capture_session_id=session.id)
@@ -128,6 +131,7 @@ async def test_a_deleted_session_takes_none_and_its_readings_come_back_with_it(l
 
 
 @pytest.mark.parametrize("outcome", [CaptureStatus.SUCCEEDED, CaptureStatus.FAILED])
+@pytest.mark.covers("telemetry.ingest", "telemetry.metrics")
 async def test_late_readings_are_taken_and_counted(lab: Laboratory, outcome: CaptureStatus):
     run, made, session = await _recording(lab)
     await lab.ingest(made, ONE)
@@ -143,6 +147,7 @@ async def test_late_readings_are_taken_and_counted(lab: Laboratory, outcome: Cap
     assert again == Accepted(capture_session_id=session.id, accepted=2, late=2, duplicate=True)
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_sending_the_same_batch_again_changes_nothing(lab: Laboratory):
     _, made, session = await _recording(lab)
     for batch_id in (None, "b-1"):
@@ -183,6 +188,7 @@ async def test_a_batch_is_refused_whole(lab: Laboratory):
     assert (await lab.ask(lambda work: work.sensors.get(made.sensor.id))).status == "active"
 
 
+@pytest.mark.covers("projects.create", "telemetry.ingest")
 async def test_the_project_says_how_far_ahead_readings_may_be(units_of_work: UnitsOfWork):
     lab = await Laboratory.open(units_of_work, future_tolerance=2.0)
     _, made, _ = await _recording(lab)
@@ -192,6 +198,7 @@ async def test_the_project_says_how_far_ahead_readings_may_be(units_of_work: Uni
         await lab.ingest(made, a_batch(a_column([now + 2_000_001], [1.0])))
 
 
+@pytest.mark.covers("conversions.publish", "telemetry.read", "telemetry.metrics")
 async def test_what_is_converted_in_a_session_uses_the_version_it_pinned(lab: Laboratory):
     run = await lab.run(start=True)
     made = await lab.sensor(run)
@@ -222,6 +229,7 @@ async def test_what_is_converted_in_a_session_uses_the_version_it_pinned(lab: La
     }
 
 
+@pytest.mark.covers("telemetry.read")
 async def test_a_layer_is_chosen_or_named(lab: Laboratory):
     run = await lab.run(start=True)
     made, plain = await lab.sensor(run), await lab.sensor(run)
@@ -272,6 +280,7 @@ POLICIES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("policy", "readers"), POLICIES, ids=[readers or "nobody" for _, readers in POLICIES[:-1]] + ["physical only"]
 )
+@pytest.mark.covers("telemetry.read", "telemetry.metrics")
 async def test_raw_values_leave_as_the_project_says(lab: Laboratory, policy: dict[str, Any], readers: str):
     run = await lab.run(start=True)
     made, plain = await lab.sensor(run), await lab.sensor(run)
@@ -321,6 +330,7 @@ async def test_no_event_and_no_record_tells_a_raw_value(lab: Laboratory):
     assert "987.654321" not in text
 
 
+@pytest.mark.covers("telemetry.metrics")
 async def test_metrics_of_chosen_signals_in_order(lab: Laboratory):
     run = await lab.run(start=True)
     sensors = [await lab.sensor(run) for _ in range(2)]

@@ -139,6 +139,7 @@ def test_a_real_recording(here: Here, up: Up, token: str) -> None:
     check_against_file(run["items"], REAL, (*SENSORS, *LABELS))
 
 
+@pytest.mark.covers("replay")
 def test_a_recording_is_replayed_once(here: Here, up: Up, token: str, recordings: Sequence[Path]) -> None:
     file = recordings[0]
     arguments = [str(file), *where(up, token)]
@@ -164,6 +165,7 @@ def test_a_recording_is_replayed_once(here: Here, up: Up, token: str, recordings
         assert [one["id"] for one in found] == [run["run_id"]]
 
 
+@pytest.mark.covers("replay")
 def test_sensors_are_used_again_and_the_table_is_readable(
     here: Here, up: Up, token: str, recordings: Sequence[Path]
 ) -> None:
@@ -360,6 +362,7 @@ def test_at_a_speed_it_takes_its_time(here: Here, up: Up, token: str, home: Path
     assert [item["count"] for item in run["items"]] == [40, 40]
 
 
+@pytest.mark.covers("replay")
 def test_broken_off_and_completed(here: Here, home: Path, recordings: Sequence[Path]) -> None:
     """First the replay is killed, then the service: the recording ends up whole, and nothing is there twice."""
     file, columns = recordings[3], ("--columns", ",".join(SENSORS))

@@ -87,6 +87,7 @@ def one_line_of(done: "subprocess.CompletedProcess[str]", code: int = 1) -> str:
     return done.stderr.removeprefix("experiment-service: ").strip()
 
 
+@pytest.mark.covers("up.start")
 def test_it_says_where_everything_is(shared_up: Up) -> None:
     said = "\n".join(shared_up.said)
     assert f"ready at {shared_up.url}\n" in said
@@ -259,6 +260,7 @@ def test_what_the_server_itself_refuses(shared_up: Up, head: bytes, status: int,
     assert is_ours is (b"content-type" in answer)
 
 
+@pytest.mark.covers("seed")
 def test_seeded_runs_are_there(shared_up: Up, here: Here) -> None:
     arguments = ("seed", "--runs", "300", "--user", "seeder", "--data-dir", str(shared_up.data_dir))
     done = here(*arguments)
@@ -274,6 +276,7 @@ def test_seeded_runs_are_there(shared_up: Up, here: Here) -> None:
         assert [change["to"] for change in history] == ["running", "finished", "archived"]
 
 
+@pytest.mark.covers("up.start", "up.stop")
 def test_stopped_or_killed_it_comes_back_with_everything(home: Path) -> None:
     port = 0
     kept: list[str] = []
@@ -329,6 +332,7 @@ def check_that_api_processes_come_back(up: Up) -> None:
     assert server.is_running()
 
 
+@pytest.mark.covers("up.start", "up.stop")
 def test_killed_again_and_again_the_api_is_soon_back(home: Path) -> None:
     pauses = random.Random(20_260_309)
     with Up(home) as up:
@@ -400,6 +404,7 @@ def postgres_of(processes: Sequence[psutil.Process]) -> Sequence[psutil.Process]
     return found
 
 
+@pytest.mark.covers("up.stop")
 def test_ctrl_c_while_it_starts(home: Path) -> None:
     with Up(home) as up:
         until((up.data_dir / "postgres.log").exists)
@@ -412,6 +417,7 @@ def printed_commands(said: Sequence[str]) -> list[str]:
     return [line.strip() for line in said if re.match(r"  (export|curl) ", line)]
 
 
+@pytest.mark.covers("up.start", "up.stop")
 def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
     with Up(home, "--demo") as up:
         up.wait_until_ready()
@@ -427,8 +433,9 @@ def test_the_demo_can_be_tried_as_printed(home: Path) -> None:
             )
             assert done.returncode == 0, (line, done.stdout, done.stderr)
             answers.append(done.stdout)
-        sessions, metrics, physical, raw, preview, live = answers
-        by_ordinal = sorted(json.loads(sessions)["items"], key=lambda session: session["ordinal"])
+        card, metrics, physical, raw, preview, audit, live = answers
+        by_ordinal = sorted(json.loads(card)["capture_sessions"], key=lambda session: session["ordinal"])
+        assert json.loads(audit)["ok"] is True
         assert [session["status"] for session in by_ordinal] == ["succeeded", "running"]
         assert {item["signal"] for item in json.loads(metrics)["items"]} == {"furnace", "sample"}
         for line, millivolts in zip(physical.splitlines()[1:], raw.splitlines()[1:], strict=True):

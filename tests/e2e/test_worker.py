@@ -1,5 +1,6 @@
 """The worker as a real process: it works, says what keeps it from that, and stops when it is told to."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,10 +12,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import psycopg
 import pytest
+
+from entities import a_project, a_sensor
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
+from experiment_domain.sensors import SIGNS_KEPT_FOR
+from keeping import SYSTEM, keep
 
 pytestmark = pytest.mark.e2e
 
@@ -90,12 +97,36 @@ def keys(url: str) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.covers("worker.forget_first_answers")
 def test_it_forgets_what_is_old_and_stops(postgres_url: str, number: signal.Signals) -> None:
     keep_answers(postgres_url)
     with worker({"EXPERIMENT_DATABASE_URL": postgres_url}) as running:
         assert running.wait_for("first answers forgotten")["count"] == 3
         assert keys(postgres_url) == {"new"}
         running.stop(number)
+
+
+async def give_signs(url: str, *ages: timedelta) -> None:
+    """Signs of life of a new sensor."""
+    project = a_project()
+    sensor = a_sensor(project)
+    async with PostgresUnitsOfWork.open(url) as units:
+        await keep(units, project, sensor)
+        async with units.begin(SYSTEM) as uow:
+            for age in ages:
+                uow.sensors.renew_sign_of_life(sensor.id, datetime.now(UTC) - age)
+            await uow.commit()
+
+
+@pytest.mark.covers("worker.forget_signs_of_life")
+def test_it_forgets_old_signs_of_life(postgres_url: str) -> None:
+    old = [SIGNS_KEPT_FOR + timedelta(minutes=2 + number) for number in range(3)]
+    asyncio.run(give_signs(postgres_url, *old, SIGNS_KEPT_FOR - timedelta(minutes=2), timedelta()))
+    with worker({"EXPERIMENT_DATABASE_URL": postgres_url}) as running:
+        assert running.wait_for("signs of life forgotten")["count"] == 3
+        running.stop()
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute("SELECT sum(count) FROM sensor_signs_of_life").fetchone() == (2,)
 
 
 def test_it_stops_while_its_database_is_away() -> None:
@@ -154,6 +185,7 @@ def redis_url() -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.covers("worker.forget_first_answers")
 def test_it_works_over_redis(postgres_url: str, redis_url: str) -> None:
     keep_answers(postgres_url)
     with worker({"EXPERIMENT_DATABASE_URL": postgres_url, "EXPERIMENT_REDIS_URL": redis_url}) as running:

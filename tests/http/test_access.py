@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 from litestar import Litestar
 
+from experiment_domain.usecases.runs import RunUseCases
+from experiment_http.answers import Nothing
+from experiment_http.operations import Operations
 from http_api import API, Client, World, documented, new_world, token_of
 
 VIEWERS, EDITORS, OWNERS, SENSORS = {"viewer", "editor", "owner"}, {"editor", "owner"}, {"owner"}, {"sensor"}
@@ -19,6 +22,13 @@ TABLE = {
 }
 OPEN = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json"}
 GUARDED = [(method, path, operation) for method, path, operation in documented() if path.startswith(API)]
+BULK = {f"{API}/runs:batch-status", f"{API}/runs:bulk-tags"}
+OF_PROJECTS = {f"{API}/audit", f"{API}/audit/verify"}
+"""Lists of what the caller owns: only a project that is named may be refused."""
+COMPARE = f"{API}/runs:compare"
+NAMING = {*OF_PROJECTS, COMPARE}
+"""Whose query names what is asked for, so that it is refused as a path would be."""
+NO_AUDIT = {"ok": True, "records": 0, "first_broken": None, "items": []}
 NO_SENSORS = {"online": 0, "delayed": 0, "offline": 0, "total": 0}
 ROLES = ("anonymous", "rotated", "service", "outsider", "revoked", "sensor", "viewer", "editor", "owner")
 
@@ -33,6 +43,8 @@ def row(method: str, path: str) -> str:
         return "ingest"
     if path.startswith("/integrations/"):
         return "report"
+    if last.startswith("audit") or path.startswith("/audit/"):
+        return "own"
     if method == "GET" or last == "preview":
         return "read"
     if last in ("publish", "rotate-token", "approve", "reject", "revoke") or (
@@ -65,11 +77,17 @@ async def test_matrix(app: Litestar, runner: object, method: str, path: str, ope
     more: dict[str, Any] = {}
     if "requestBody" in operation:
         more["json"] = world.example(operation)
+    if path in NAMING:
+        more["params"] = await _named(world, path)
     # The lowest come first: what one of the higher ones removes would be gone for the others.
     for role in ROLES:
         answer = await callers[role].send(method, world.path(path), **more)
         status = answer.status_code
-        if role in allowed:
+        if path in BULK and role in ("viewer", "outsider", "revoked"):
+            (outcome,) = answer.json()["items"]
+            assert (status, outcome["ok"], set(outcome)) == (200, False, {"run_id", "ok", "error"})
+            assert outcome["error"]["code"] == ("forbidden" if role == "viewer" else "not_found")
+        elif role in allowed:
             assert status not in (401, 403, 404), (role, answer.text)
         elif role in ("anonymous", "rotated", "service") or row(method, path) == "report":
             assert status == 401, (role, answer.text)
@@ -83,8 +101,15 @@ async def test_matrix(app: Litestar, runner: object, method: str, path: str, ope
             assert status == 403, (role, answer.text)
 
 
+async def _named(world: World, path: str) -> dict[str, Any]:
+    if path in OF_PROJECTS:
+        return {"project_id": world.project_id}
+    other = await world.editor.done("POST", f"/experiments/{world.experiment_id}/runs", {"name": "to compare"})
+    return {"run_id": [world.run_id, other["id"]]}
+
+
 def _learns_nothing(method: str, path: str, answer: Any) -> None:
-    if method == "GET" and "{" not in path:
+    if method == "GET" and "{" not in path and path not in NAMING:
         assert answer.json() in ({"items": []}, {"items": [], "next_cursor": None}, NO_SENSORS)
     else:
         assert answer.status_code == 404, answer.text
@@ -110,6 +135,67 @@ async def _callers(world: World) -> dict[str, Client]:
     }
 
 
+async def test_lists_of_what_one_owns_are_empty_for_who_owns_nothing(world: World, runner: object) -> None:
+    for client in (world.viewer, world.editor, world.outsider):
+        assert await client.done("GET", "/audit") == {"items": [], "next_cursor": None}
+        assert await client.done("GET", "/audit/verify") == NO_AUDIT
+    found = await world.owner.done("GET", "/audit")
+    assert {record["project_id"] for record in found["items"]} == {world.project_id}
+    (verified,) = (await world.owner.done("GET", "/audit/verify"))["items"]
+    assert (verified["project_id"], verified["ok"]) == (world.project_id, True)
+
+
+@pytest.mark.parametrize("path", sorted(OF_PROJECTS))
+async def test_one_project_of_several_that_is_not_ones_own_refuses_all(
+    world: World, app: Litestar, runner: object, path: str
+) -> None:
+    other = await new_world(app, start=False)
+    both: dict[str, Any] = {"params": {"project_id": [world.project_id, other.project_id]}}
+    path = path.removeprefix(API)
+    await world.owner.refused("GET", path, 404, "not_found", **both)
+    await other.owner.done("PUT", f"/projects/{other.project_id}/members/{world.names['owner']}", {"role": "editor"})
+    await world.owner.refused("GET", path, 403, "forbidden", **both)
+    await other.owner.done("PUT", f"/projects/{other.project_id}/members/{world.names['owner']}", {"role": "owner"})
+    await world.owner.done("GET", path, **both)
+
+
+async def test_of_several_runs_each_is_asked_for_by_itself(world: World, app: Litestar, runner: object) -> None:
+    other = await new_world(app, start=False)
+    ids = [other.run_id, world.run_id]
+
+    async def codes(client: Client, path: str, **body: Any) -> list[str]:
+        answer = await client.done("POST", path, {"run_ids": ids, **body})
+        assert [outcome["run_id"] for outcome in answer["items"]] == ids
+        return ["ok" if outcome["ok"] else outcome["error"]["code"] for outcome in answer["items"]]
+
+    assert await codes(world.editor, "/runs:bulk-tags", add_tags=["x"]) == ["not_found", "ok"]
+    assert await codes(world.viewer, "/runs:bulk-tags", add_tags=["y"]) == ["not_found", "forbidden"]
+    assert await codes(world.editor, "/runs:batch-status", status="running") == ["not_found", "ok"]
+    # To archive takes an owner, who is told what stands against it; an editor is not.
+    assert await codes(world.editor, "/runs:batch-status", status="archived") == ["not_found", "forbidden"]
+    assert await codes(world.owner, "/runs:batch-status", status="archived") == [
+        "not_found",
+        "active_capture_sessions",
+    ]
+    problem = await world.editor.refused(
+        "POST", "/runs:batch-status", 409, "not_all_possible", {"run_ids": ids, "status": "running", "atomic": True}
+    )
+    assert [(item["run_id"], item["code"]) for item in problem["items"]] == [(other.run_id, "not_found")]
+    assert other.project_id not in str(problem)
+    assert (await other.viewer.done("GET", f"/runs/{other.run_id}"))["tags"] == []
+    assert (await world.viewer.done("GET", f"/runs/{world.run_id}"))["tags"] == ["x"]
+    await world.sensor.refused("POST", "/runs:bulk-tags", 403, "forbidden", {"run_ids": ids, "add_tags": ["x"]})
+
+
+def test_an_operation_whose_use_case_declares_no_permission_cannot_be_declared() -> None:
+    async def use_case() -> None:
+        """Anything."""
+
+    for undeclared in (use_case, RunUseCases._archive):
+        with pytest.raises(TypeError, match="declares a permission"):
+            Operations("runs", "Runs.").get("/runs", undeclared, Nothing())
+
+
 @pytest.mark.parametrize(("claim", "status"), [("viewer", 403), ("editor", 200), ("owner", 200)])
 async def test_a_role_is_the_higher_of_claim_and_membership(
     world: World, runner: object, claim: str, status: int
@@ -127,6 +213,7 @@ async def test_unknown_sensors_cannot_tell_what_exists(world: World, runner: obj
         await stranger.refused("GET", path, 401, "unauthenticated")
 
 
+@pytest.mark.covers("sensors.share", "sensors.unshare")
 async def test_a_shared_sensor_is_seen_but_not_changed(world: World, app: Litestar, runner: object) -> None:
     other = await new_world(app)
     await world.outsider.refused("GET", f"/sensors/{other.sensor_id}", 404, "not_found")

@@ -15,6 +15,7 @@ async def register(world: World, **values: Any) -> Any:
     return await world.editor.done("POST", f"/runs/{world.run_id}/artifacts", {**LINK, **values}, 201)
 
 
+@pytest.mark.covers("artifacts.register")
 async def test_a_link_is_registered_and_shown(world: World, runner: object) -> None:
     values = {
         "kind": "model",
@@ -35,6 +36,7 @@ async def test_a_link_is_registered_and_shown(world: World, runner: object) -> N
     assert [plain[name] for name in ("kind", "checksum", "size", "metadata")] == [None, None, None, {}]
 
 
+@pytest.mark.covers("artifacts.approve", "artifacts.reject", "artifacts.revoke", "artifacts.resubmit")
 async def test_approval_and_its_history(world: World, runner: object) -> None:
     path = f"/artifacts/{world.artifact_id}"
     await world.editor.refused("POST", f"{path}/approve", 403, "forbidden")

@@ -21,7 +21,8 @@ def limit_of(path: str, operation: Any) -> int:
     """How many bytes the body of an operation may have."""
     if operation["x-permission"] == "report":
         return 1 << 16
-    return 1 << (24 if path.endswith("/telemetry") else 20)
+    powers = {"telemetry": 24, "metrics": 22}
+    return 1 << powers.get(path.rpartition("/")[2], 20)
 
 
 NO_VALUES: dict[str, Sequence[bytes]] = {

@@ -14,6 +14,7 @@ BODIES = {"stop": {"outcome": "succeeded", "reason": "enough"}}
 TARGETS = {"start": "running", "stop": "succeeded", "archive": "archived"}
 
 
+@pytest.mark.covers("captures.create", "captures.start", "captures.stop")
 async def test_a_session_is_made_started_and_stopped(drafts: World, runner: object) -> None:
     await drafts.editor.done("POST", f"/runs/{drafts.run_id}/start")
     path = f"/runs/{drafts.run_id}/capture-sessions"
@@ -76,6 +77,7 @@ async def test_a_stop_needs_an_outcome(world: World, runner: object) -> None:
     await world.editor.refused("POST", path, 400, "body_required")
 
 
+@pytest.mark.covers("captures.delete", "captures.restore")
 async def test_deleting_and_restoring(drafts: World, runner: object) -> None:
     await drafts.editor.done("POST", f"/runs/{drafts.run_id}/start")
     listing = f"/runs/{drafts.run_id}/capture-sessions"

@@ -23,6 +23,7 @@ def profiles(world: World) -> str:
 
 
 @pytest.mark.parametrize(("kind", "parameters", "converted"), KINDS)
+@pytest.mark.covers("conversions.draft")
 async def test_kinds(
     world: World, runner: object, kind: str, parameters: dict[str, Any], converted: list[float | None]
 ) -> None:
@@ -36,6 +37,7 @@ async def test_kinds(
     assert preview == {"items": converted, "input_unit": "mV", "output_unit": "°C"}
 
 
+@pytest.mark.covers("conversions.draft", "conversions.edit", "conversions.publish", "conversions.retire")
 async def test_a_draft_is_edited_published_and_retired(world: World, runner: object) -> None:
     body = {
         "kind": "linear",

@@ -74,6 +74,7 @@ async def test_every_conditional_operation_refuses_a_stale_version(drafts: World
             await drafts.owner.refused("DELETE", path, 412, "version_mismatch", **stale)
 
 
+@pytest.mark.covers("experiments.edit")
 async def test_of_two_writers_one_is_told(drafts: World, runner: object) -> None:
     path = f"/experiments/{drafts.experiment_id}"
     headers = {"If-Match": '"1"'}

@@ -23,6 +23,7 @@ async def new(world: World, **values: Any) -> str:
     return (await world.editor.done("POST", "/experiments", body, 201))["id"]
 
 
+@pytest.mark.covers("experiments.create", "experiments.edit", "experiments.delete")
 async def test_an_experiment_is_made_shown_and_edited(world: World, runner: object) -> None:
     body = {
         "project_id": world.project_id,
@@ -100,6 +101,7 @@ async def test_deleting(drafts: World, runner: object) -> None:
     await drafts.owner.refused("DELETE", path, 409, "not_draft")
 
 
+@pytest.mark.covers("experiments.start", "experiments.finish", "experiments.archive")
 async def test_archived_is_read_only(drafts: World, runner: object) -> None:
     path = f"/experiments/{await new(drafts)}"
     await drafts.owner.done("POST", f"{path}/archive")

@@ -66,6 +66,7 @@ async def test_what_the_reference_library_signs_is_believed(world: World, runner
     Webhook(secret).verify(body, signed(body))  # and what these tests sign, the library believes
 
 
+@pytest.mark.covers("artifacts.report")
 async def test_a_signed_report_moves_the_artifact(world: World, runner: object) -> None:
     body = body_of(world, reason="scanned")
     answer = await send(world, body, signed(body))
@@ -196,6 +197,7 @@ async def test_an_id_may_be_long(world: World, runner: object) -> None:
     assert (first.status_code, again.headers["idempotency-replayed"]) == (200, "true")
 
 
+@pytest.mark.covers("artifacts.report")
 async def test_a_replay_has_no_effect(world: World, runner: object) -> None:
     body = body_of(world)
     headers = signed(body)
@@ -238,6 +240,7 @@ async def test_an_event_that_was_refused_may_come_again(world: World, runner: ob
     assert "idempotency-replayed" not in answer.headers
 
 
+@pytest.mark.covers("artifacts.report")
 async def test_ten_at_once_have_one_effect(world: World, runner: object) -> None:
     body = body_of(world)
     event = signed(body)["webhook-id"]

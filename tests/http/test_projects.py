@@ -8,6 +8,7 @@ from litestar import Litestar
 from http_api import Client, World, token_of
 
 
+@pytest.mark.covers("projects.create")
 async def test_a_project_is_made_and_owned_by_its_creator(app: Litestar, runner: object) -> None:
     ada = Client(app, token_of("ada"))
     project = await ada.done("POST", "/projects", {"name": "Rig 4"}, 201)
@@ -29,6 +30,7 @@ async def test_a_project_is_made_and_owned_by_its_creator(app: Litestar, runner:
     assert project["id"] in [item["id"] for item in (await ada.done("GET", "/projects"))["items"]]
 
 
+@pytest.mark.covers("projects.edit")
 async def test_a_project_is_edited(world: World, runner: object) -> None:
     path = f"/projects/{world.project_id}"
     edited = await world.owner.done(
@@ -67,6 +69,7 @@ async def test_edits_that_break_a_rule(world: World, runner: object, body: dict[
     assert problem["errors"][0]["path"].startswith(next(iter(body)))
 
 
+@pytest.mark.covers("projects.put_member", "projects.remove_member")
 async def test_members(world: World, runner: object) -> None:
     path = f"/projects/{world.project_id}/members"
     listed = (await world.viewer.done("GET", path))["items"]

@@ -14,6 +14,7 @@ async def new(world: World, name: str = "R", **values: Any) -> str:
     return (await world.editor.done("POST", path, {"name": name, **values}, 201))["id"]
 
 
+@pytest.mark.covers("runs.create", "runs.edit", "runs.delete")
 async def test_a_run_is_made_shown_and_edited(drafts: World, runner: object) -> None:
     body = {
         "name": "Full load",
@@ -39,6 +40,7 @@ async def test_a_run_is_made_shown_and_edited(drafts: World, runner: object) -> 
     await drafts.owner.refused("DELETE", f"/runs/{made['id']}", 404, "not_found")
 
 
+@pytest.mark.covers("runs.start", "runs.fail", "experiments.finish")
 async def test_starting_a_run_starts_its_experiment(drafts: World, runner: object) -> None:
     started = await drafts.editor.done("POST", f"/runs/{drafts.run_id}/start", {"reason": "go"})
     assert started["status"] == "running"
@@ -59,6 +61,7 @@ async def test_active_sessions_stand_against_the_end(world: World, runner: objec
         assert problem["active_capture_sessions"] == [world.session_id]
 
 
+@pytest.mark.covers("runs.archive", "captures.stop")
 async def test_archiving_a_run_archives_its_sessions(world: World, runner: object) -> None:
     await world.editor.done("POST", f"/capture-sessions/{world.session_id}/stop", {"outcome": "failed"})
     draft = (await world.editor.done("POST", f"/runs/{world.run_id}/capture-sessions"))["id"]
@@ -79,6 +82,7 @@ async def test_deleting(drafts: World, runner: object) -> None:
     await drafts.owner.refused("DELETE", f"/runs/{other}", 409, "not_draft")
 
 
+@pytest.mark.covers("runs.bind", "runs.unbind", "runs.finish")
 async def test_bound_sensors(world: World, app: Litestar, runner: object) -> None:
     path = f"/runs/{world.run_id}/sensors"
     (bound,) = (await world.viewer.done("GET", path))["items"]

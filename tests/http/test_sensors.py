@@ -18,6 +18,7 @@ from http_api import Client, World, app_over, new_world
 BODY = {"name": "S", "sensor_type": "k", "input_unit": "mV", "display_unit": "°C"}
 
 
+@pytest.mark.covers("sensors.register", "sensors.edit", "sensors.delete")
 async def test_a_sensor_is_registered_shown_and_edited(world: World, runner: object) -> None:
     body = {**BODY, "project_id": world.project_id, "signals": ["t", "p"], "metadata": {"a": 1}}
     made = await world.editor.done("POST", "/sensors", body, 201)
@@ -37,6 +38,7 @@ async def test_a_sensor_is_registered_shown_and_edited(world: World, runner: obj
     await Client(world.app, token).refused("POST", f"{path}/heartbeat", 401, "unauthenticated")
 
 
+@pytest.mark.covers("sensors.heartbeat")
 async def test_a_heartbeat_activates(world: World, runner: object) -> None:
     path = f"/sensors/{world.sensor_id}"
     for body in (None, {}):
@@ -51,6 +53,7 @@ async def test_a_heartbeat_activates(world: World, runner: object) -> None:
     await world.owner.refused("POST", f"{path}/heartbeat", 403, "forbidden")
 
 
+@pytest.mark.covers("sensors.rotate_token")
 async def test_rotation(world: World, runner: object) -> None:
     path = f"/sensors/{world.sensor_id}"
     first = world.sensor
@@ -68,6 +71,7 @@ async def test_rotation(world: World, runner: object) -> None:
         await world.owner.refused("POST", f"{path}/rotate-token", 422, "invalid", {"grace": grace})
 
 
+@pytest.mark.covers("sensors.activate", "sensors.deactivate", "sensors.retire")
 async def test_states(world: World, runner: object) -> None:
     path = f"/sensors/{world.sensor_id}"
     await world.editor.refused("POST", f"{path}/deactivate", 409, "invalid_transition")

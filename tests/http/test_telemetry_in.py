@@ -11,7 +11,7 @@ from litestar import Litestar
 
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.telemetry.batches import Column
-from experiment_http.v1.telemetry_in import batch_from
+from experiment_http.v1.batches import batch_from
 from http_api import World, new_world, refusal
 
 BASE = 1_773_051_273_000_000
@@ -37,6 +37,7 @@ async def stored(world: World, **query: Any) -> list[tuple[str, float | None]]:
     return [(item["timestamp"], item["value"]) for item in found["items"]]
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_both_shapes_and_both_kinds_of_time(app: Litestar, runner: object) -> None:
     wanted = [(TEXT, 1.5), ("2026-03-09T10:14:34.000001Z", -2.0)]
     times: list[list[Any]] = [
@@ -66,6 +67,7 @@ async def test_both_shapes_and_both_kinds_of_time(app: Litestar, runner: object)
             assert same.json()["duplicate"] is True
 
 
+@pytest.mark.covers("telemetry.ingest")
 async def test_a_batch_again_changes_nothing(world: World, runner: object) -> None:
     body = {"batch_id": "b-1", "capture_session_id": world.session_id, "readings": [{"timestamp": BASE, "value": 1}]}
     first = (await send(world, body)).json()

@@ -34,6 +34,7 @@ def telemetry(world: World) -> str:
     return f"/capture-sessions/{world.session_id}/telemetry"
 
 
+@pytest.mark.covers("telemetry.read")
 async def test_physical_and_raw_values(world: World, runner: object) -> None:
     await record(world, [1.0, 2.5, -200.0])
     found = await world.viewer.done("GET", telemetry(world))
@@ -52,6 +53,7 @@ async def test_physical_and_raw_values(world: World, runner: object) -> None:
     )
 
 
+@pytest.mark.covers("telemetry.read", "telemetry.metrics")
 async def test_the_policy_for_raw_values(world: World, runner: object) -> None:
     await record(world, [1.0])
     metrics = f"/runs/{world.run_id}/metrics"
@@ -189,6 +191,7 @@ async def test_which_series_is_meant(app: Litestar, runner: object) -> None:
         await world.outsider.refused("GET", path, 404, "not_found", params=query)
 
 
+@pytest.mark.covers("telemetry.read")
 async def test_csv_comes_whole(world: World, runner: object) -> None:
     values = [math.sin(n) * 10 ** (n % 30 - 15) for n in range(25_000)]
     for start in range(0, len(values), 5_000):
@@ -272,6 +275,7 @@ async def test_series(app: Litestar, runner: object) -> None:
     assert second["last_timestamp"] == "2026-03-09T10:15:33.000000Z"
 
 
+@pytest.mark.covers("telemetry.metrics")
 async def test_metrics(world: World, runner: object) -> None:
     path = f"/runs/{world.run_id}/metrics"
     assert (await world.viewer.done("GET", path))["items"] == []
@@ -289,6 +293,7 @@ async def test_metrics(world: World, runner: object) -> None:
         "count": 3,
         "late": 0,
         "out_of_range": 1,
+        "duration": 3.0,
         "min": 3.0,
         "max": 9.0,
         "mean": pytest.approx(6.0),
@@ -299,7 +304,7 @@ async def test_metrics(world: World, runner: object) -> None:
     query = {"layer": "raw", "signal": ["value", "unheard"]}
     (raw,) = (await world.editor.done("GET", path, params=query))["items"]
     assert (raw["layer"], raw["profile_id"], raw["count"], raw["min"]) == ("raw", None, 4, -200.0)
-    await world.viewer.refused("GET", path, 422, "invalid", params={"bucket": "60"})
+    await world.viewer.refused("GET", path, 422, "invalid", params={"bucket": "0"})
 
 
 async def test_a_late_batch_is_in_its_place(world: World, runner: object) -> None:

@@ -19,18 +19,20 @@ from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain import Services, System, User, Work
 from experiment_domain.audit import AuditFilter
 from experiment_domain.captures import CaptureStatus
+from experiment_domain.cards import RunCard
 from experiment_domain.conversions.rules import Linear, ProfileKind
 from experiment_domain.experiments import SORTS, ExperimentFilter, ExperimentStatus
 from experiment_domain.kernel.access import Principal, Role, SensorToken
 from experiment_domain.kernel.entity import Page
-from experiment_domain.kernel.errors import Refusal
+from experiment_domain.kernel.errors import Conflict, NotFound, Refusal
 from experiment_domain.kernel.ids import Ids
-from experiment_domain.runs import RunFilter, RunStatus
+from experiment_domain.runs import RunFilter, RunStatus, Tagging
 from experiment_domain.sensors import SensorFilter, token_hash
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases.cards import SummarisedCard
 from experiment_domain.usecases.sensors import SensorWithToken
 
 pytestmark = pytest.mark.timeout(3_600)  # for the nights, when far more is tried
@@ -39,6 +41,8 @@ T0 = micros(NOW)
 SECOND = 1_000_000
 SECRET = {"token", "token_hash", "previous_token_hash"}
 """Random by design, and so never the same."""
+OWN = {(SummarisedCard, "tag"), (RunCard, "readings")}
+"""What each adapter may put in words of its own."""
 
 
 class AscendingIds(Ids):
@@ -85,8 +89,11 @@ def same(one: Any, other: Any, path: str = "answer") -> None:
     elif attrs.has(type(one)):
         assert type(one) is type(other), path
         for field in attrs.fields(type(one)):
-            if field.name not in SECRET:
+            if field.name not in SECRET and (type(one), field.name) not in OWN:
                 same(getattr(one, field.name), getattr(other, field.name), f"{path}.{field.name}")
+    elif isinstance(one, Refusal):
+        same(one.facts, other.facts, f"{path}.facts")
+        assert (type(one), one.code, one.detail) == (type(other), other.code, other.detail), path
     elif isinstance(one, Mapping):
         assert one.keys() == other.keys(), path
         for key in one:
@@ -126,7 +133,11 @@ def _known(noun: str) -> st.SearchStrategy[Any]:
     return st.runner().flatmap(lambda machine: st.sampled_from(machine.known[noun]))
 
 
-experiments, runs, sessions, sensors, profiles = map(_known, ("experiment", "run", "session", "sensor", "profile"))
+NOUNS = ("experiment", "run", "session", "sensor", "profile", "artifact")
+experiments, runs, sessions, sensors, profiles, artifacts = map(_known, NOUNS)
+several_runs = st.runner().flatmap(
+    lambda machine: st.lists(st.sampled_from(machine.known["run"]), min_size=1, max_size=4)
+)
 
 
 class Agreement(RuleBasedStateMachine):
@@ -139,7 +150,7 @@ class Agreement(RuleBasedStateMachine):
         self.sides = (Side(MemoryUnitsOfWork(), beginning), Side(postgres, beginning))
         self.people = {name: User(id=f"{name}-{beginning}") for name in ("owner", "editor", "viewer", "outsider")}
         self.projects: list[UUID] = []
-        self.known: dict[str, list[UUID]] = {noun: [] for noun in ("experiment", "run", "session", "sensor", "profile")}
+        self.known: dict[str, list[UUID]] = {noun: [] for noun in NOUNS}
 
     def do(
         self, use: Callable[[Work], Awaitable[Any]], by: str | UUID | System = "owner", *, reads: bool = False
@@ -182,6 +193,9 @@ class Agreement(RuleBasedStateMachine):
         self.move_run("owner", self.known["run"][0], "start")
         self.create_session("owner", self.known["run"][0], True)
         self.create_session("owner", self.known["run"][1], False)
+        for number in range(2):
+            self.register_artifact("owner", self.known["run"][0], "a", {})
+            self.move_artifact("owner", self.known["artifact"][number], "approve")
 
     @rule(seconds=st.sampled_from([0.000001, 1, 30, 3_600]))
     def time_passes(self, seconds: float) -> None:
@@ -239,6 +253,25 @@ class Agreement(RuleBasedStateMachine):
     @rule(by=PEOPLE, it=runs, verb=st.sampled_from(["start", "start", "finish", "fail", "archive", "delete"]))
     def move_run(self, by: str, it: UUID, verb: str) -> None:
         self.do(lambda work: getattr(work.runs, verb)(it), by)
+
+    @rule(by=PEOPLE, run_ids=several_runs, status=st.sampled_from(RunStatus), atomic=st.booleans())
+    def set_statuses(self, by: str, run_ids: list[UUID], status: RunStatus, atomic: bool) -> None:
+        self.do(lambda work: work.runs.set_statuses(run_ids, status, reason="all", atomic=atomic), by)
+
+    @rule(by=PEOPLE, run_ids=several_runs, tags=TAGS, others=st.none() | TAGS)
+    def tag(self, by: str, run_ids: list[UUID], tags: list[str], others: list[str] | None) -> None:
+        others = others and [tag for tag in others if tag not in tags]
+        tagging = Tagging.create(set_tags=tags) if others is None else Tagging.create(add_tags=tags, remove_tags=others)
+        self.do(lambda work: work.runs.tag(run_ids, tagging), by)
+
+    @rule(by=PEOPLE, it=runs, name=NAMES, metadata=OBJECTS)
+    def register_artifact(self, by: str, it: UUID, name: str, metadata: dict[str, Any]) -> None:
+        values: dict[str, Any] = {"name": name, "uri": "s3://models/m.onnx", "kind": "model", "metadata": metadata}
+        self.keep("artifact", self.do(lambda work: work.artifacts.register(it, **values), by))
+
+    @rule(by=PEOPLE, it=artifacts, verb=st.sampled_from(["approve", "approve", "reject", "revoke", "resubmit"]))
+    def move_artifact(self, by: str, it: UUID, verb: str) -> None:
+        self.do(lambda work: getattr(work.artifacts, verb)(it, reason="seen"), by)
 
     @rule(by=PEOPLE, it=sessions, verb=st.sampled_from(["start", "succeed", "fail", "archive", "delete", "restore"]))
     def move_session(self, by: str, it: UUID, verb: str) -> None:
@@ -373,6 +406,25 @@ class Agreement(RuleBasedStateMachine):
         self.ask(lambda work: work.captures.page(self.known["run"][0], limit=limit), by)
         self.ask(lambda work: work.conversions.page(self.known["sensor"][0], limit=limit), by)
 
+    @rule(by=PEOPLE, it=runs)
+    def card(self, by: str, it: UUID) -> None:
+        self.ask(lambda work: work.cards.of_run(it), by)
+
+    @rule(by=PEOPLE, it=sessions, limit=st.integers(1, 3))
+    def timeline(self, by: str, it: UUID, limit: int) -> None:
+        after = None
+        for _ in range(4):
+            found = self.ask(lambda work: work.captures.events(it, limit=limit, after=after), by)  # noqa: B023
+            if not isinstance(found, Page):
+                return
+            after = found.next
+            if after is None:
+                return
+
+    @rule(by=PEOPLE, it=runs, limit=st.integers(1, 3), approved=st.none() | st.booleans())
+    def artifact_pages(self, by: str, it: UUID, limit: int, approved: bool | None) -> None:
+        self.ask(lambda work: work.artifacts.page(it, approved=approved, limit=limit), by)
+
     @invariant()
     def what_is_shown_is_the_same(self) -> None:
         """The rig at the beginning, which most commands are about."""
@@ -387,6 +439,8 @@ class Agreement(RuleBasedStateMachine):
                 await work.runs.sensors(run_id),
                 await work.telemetry.series(session_id),
                 await work.telemetry.metrics(run_id),
+                await work.cards.of_run(run_id),
+                await work.captures.events(session_id, limit=100),
             ]
 
         self.ask(look)
@@ -394,7 +448,8 @@ class Agreement(RuleBasedStateMachine):
     def teardown(self) -> None:
         async def records(units: UnitsOfWork) -> list[Any]:
             async with units.begin(System(), read_only=True) as uow:
-                nouns = {"experiment": "experiment", "run": "run", "session": "capture_session", "sensor": "sensor"}
+                nouns = {noun: noun for noun in ("experiment", "run", "sensor", "artifact")}
+                nouns["session"] = "capture_session"
                 history = [
                     await uow.history.of(name, entity_id)
                     for noun, name in nouns.items()
@@ -431,6 +486,8 @@ def test_what_is_not_the_same_is_seen():
         (math.nan, 0.0),
         (Statistics.of([1.0, 2.0]), Statistics.of([1.0, 3.0])),
         (Statistics.of([1.0, 2.0]), None),
+        (NotFound("run"), NotFound("sensor")),
+        (Conflict("archived", "It is."), Conflict("archived", "It is.", items=[])),
     ):
         with pytest.raises((AssertionError, TypeError)):
             same(one, other)

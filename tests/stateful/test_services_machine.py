@@ -1,11 +1,13 @@
-"""The library in memory against a model of plain dictionaries: any commands, by anybody, in any order."""
+"""The library in memory against a model of plain dictionaries: any commands, by anybody, in any order, and at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import count, pairwise
 from typing import Any
 from uuid import UUID
 
 import pytest
+from attrs import frozen
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,10 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from entities import SettableClock, a_batch, a_column, fresh
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain import Services, System, User, Work
-from experiment_domain.audit import AuditFilter
+from experiment_domain.audit import AuditFilter, AuditRecord
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.kernel.access import Principal, Role, SensorToken
 from experiment_domain.kernel.errors import Refusal
+from experiment_domain.runs import Run, RunStatus, Tagging
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 
@@ -48,6 +51,13 @@ SENSOR_TABLE = {
     "inactive": {"active", "retired"},
     "retired": set[str](),
 }
+ARTIFACT_TABLE = {
+    "pending": {"approved", "rejected"},
+    "approved": {"revoked"},
+    "rejected": {"pending"},
+    "revoked": set[str](),
+}
+ARTIFACT_VERBS = {"approve": "approved", "reject": "rejected", "revoke": "revoked", "resubmit": "pending"}
 SESSION_EVENTS = {"running": "started", "succeeded": "completed", "failed": "failed", "archived": "archived"}
 Row = dict[str, Any]
 
@@ -61,7 +71,11 @@ def _known(noun: str) -> st.SearchStrategy[Any]:
 
 
 experiments, runs, sessions, sensors = map(_known, ("experiment", "run", "capture_session", "sensor"))
-batches = _known("batch")
+artifacts, batches = map(_known, ("artifact", "batch"))
+several_runs = st.runner().flatmap(
+    lambda machine: st.lists(st.sampled_from(machine.known["run"]), min_size=1, max_size=4, unique=True)
+)
+TAGS = st.lists(st.sampled_from(["hot", "cold", "long"]), unique=True)
 
 
 class ServicesMachine(RuleBasedStateMachine):
@@ -75,8 +89,9 @@ class ServicesMachine(RuleBasedStateMachine):
         self.services = Services(units_of_work=self.units, clock=self.clock)
         self.roles: dict[UUID, dict[str, Role]] = {}
         self.rows: dict[str, dict[UUID, Row]] = {
-            noun: {} for noun in ("experiment", "run", "capture_session", "sensor")
+            noun: {} for noun in ("experiment", "run", "capture_session", "sensor", "artifact")
         }
+        self.ordinals: dict[UUID, set[int]] = {}
         self.known: dict[str, list[Any]] = {**{noun: [] for noun in self.rows}, "batch": []}
         self.tokens: dict[UUID, SensorToken] = {}
         self.history: dict[UUID, list[tuple[str, str, str]]] = {}
@@ -169,6 +184,7 @@ class ServicesMachine(RuleBasedStateMachine):
         self.start_run("ann", recording)
         self.create_session("ann", recording, True)
         self.create_session("ann", waiting, False)
+        self.register_artifact("ann", recording)
         self.write_down([(0, 1), (1, 2)], None)
 
     @rule(by=people, away=st.booleans())
@@ -194,7 +210,14 @@ class ServicesMachine(RuleBasedStateMachine):
             return
         assert row
         self.added(
-            "run", answer.id, project=row["project"], experiment=experiment_id, status="draft", sensors=[], notes=None
+            "run",
+            answer.id,
+            project=row["project"],
+            experiment=experiment_id,
+            status="draft",
+            sensors=[],
+            notes=None,
+            tags=(),
         )
         self.told("run.created", "run", answer.id)
 
@@ -226,6 +249,7 @@ class ServicesMachine(RuleBasedStateMachine):
         assert row
         ordinal = max((it["ordinal"] for it in self.sessions_of(run_id, deleted=True).values()), default=0) + 1
         assert answer.ordinal == ordinal
+        self.ordinals.setdefault(run_id, set()).add(ordinal)
         self.added(
             "capture_session",
             answer.id,
@@ -298,10 +322,52 @@ class ServicesMachine(RuleBasedStateMachine):
             self.step("run", run_id, target, by)
             self.told(f"run.{target}", "run", run_id)
             if verb == "archive":
-                for session_id, session in sorted(self.sessions_of(run_id).items(), key=lambda it: it[1]["ordinal"]):
-                    if session["status"] != "archived":
-                        self.step("capture_session", session_id, "archived", by)
-                        self.told("capture.archived", "capture_session", session_id)
+                self.archive_sessions(run_id, by)
+
+    def archive_sessions(self, run_id: UUID, by: str) -> None:
+        for session_id, session in sorted(self.sessions_of(run_id).items(), key=lambda it: it[1]["ordinal"]):
+            if session["status"] != "archived":
+                self.step("capture_session", session_id, "archived", by)
+                self.told("capture.archived", "capture_session", session_id)
+
+    @rule(by=people, run_ids=several_runs, status=st.sampled_from(RunStatus), atomic=st.booleans())
+    def set_statuses(self, by: str, run_ids: list[UUID], status: RunStatus, atomic: bool) -> None:
+        answer = self.do(lambda work: work.runs.set_statuses(run_ids, status, atomic=atomic), by)
+        refused: dict[UUID, str] = {}
+        begun: list[UUID] = []
+        for run_id in run_ids:
+            row = self.rows["run"].get(run_id)
+            expected = self.access(row, by, OWNERS if status == "archived" else EDITORS)
+            if row and not expected and row["status"] != status:
+                experiment_id = row["experiment"]
+                experiment = self.rows["experiment"][experiment_id]["status"]
+                if status not in TABLE[row["status"]]:
+                    expected = "invalid_transition"
+                elif status == "running":
+                    if experiment == "draft":
+                        begun += [experiment_id] if experiment_id not in begun else []
+                    elif experiment != "running":
+                        expected = "experiment_not_running"
+                elif any(it["status"] == "running" for it in self.sessions_of(run_id).values()):
+                    expected = "active_capture_sessions"
+            if expected:
+                refused[run_id] = expected
+        if atomic and refused:
+            assert answer == "not_all_possible"
+            return
+        assert [outcome.run_id for outcome in answer] == run_ids
+        assert {it.run_id: it.refusal.code for it in answer if it.refusal} == refused
+        assert {str(it.run.status) for it in answer if it.run} <= {str(status)}
+        moved = [it for it in run_ids if it not in refused and self.rows["run"][it]["status"] != status]
+        for experiment_id in begun:
+            self.step("experiment", experiment_id, "running", by)
+            self.told("experiment.started", "experiment", experiment_id)
+        for run_id in moved:
+            self.step("run", run_id, str(status), by)
+            self.told(f"run.{'started' if status == 'running' else status}", "run", run_id)
+        if status == "archived":
+            for run_id in sorted(moved):
+                self.archive_sessions(run_id, by)
 
     def start_refusal(self, run_id: UUID) -> str | None:
         run = self.rows["run"][run_id]
@@ -382,6 +448,58 @@ class ServicesMachine(RuleBasedStateMachine):
             row["version"] += 1
             self.commands += 1
 
+    @rule(by=people, run_ids=several_runs, tags=TAGS, others=TAGS, sets=st.booleans())
+    def tag(self, by: str, run_ids: list[UUID], tags: list[str], others: list[str], sets: bool) -> None:
+        others = [tag for tag in others if tag not in tags]
+        tagging = Tagging.create(set_tags=tags) if sets else Tagging.create(add_tags=tags, remove_tags=others)
+        answer = self.do(lambda work: work.runs.tag(run_ids, tagging), by)
+        assert [outcome.run_id for outcome in answer] == run_ids
+        for outcome in answer:
+            row = self.rows["run"].get(outcome.run_id)
+            expected = self.access(row, by, EDITORS)
+            if row and not expected and row["status"] == "archived":
+                expected = "archived"
+            if expected:
+                assert outcome.refusal.code == expected
+            elif row:
+                kept = [] if sets else [tag for tag in row["tags"] if tag not in others]
+                wanted = tuple(dict.fromkeys([*kept, *tags]))
+                if wanted != row["tags"]:
+                    row["tags"] = wanted
+                    row["version"] += 1
+                    self.commands += 1
+                    self.told("run.tagged", "run", outcome.run_id)
+                assert (outcome.run.tags, outcome.run.version) == (wanted, row["version"])
+
+    # Artifacts.
+
+    @rule(by=people, run_id=runs)
+    def register_artifact(self, by: str, run_id: UUID) -> None:
+        row = self.rows["run"].get(run_id)
+        answer = self.do(lambda work: work.artifacts.register(run_id, name="Model", uri="s3://models/m.onnx"), by)
+        expected = self.access(row, by, EDITORS)
+        if row and not expected and row["status"] == "archived":
+            expected = "archived"
+        if expected:
+            assert answer == expected
+            return
+        assert row
+        self.added("artifact", answer.id, project=row["project"], run=run_id, status="pending")
+        self.told("artifact.registered", "artifact", answer.id)
+
+    @rule(by=people, artifact_id=artifacts, verb=st.sampled_from(list(ARTIFACT_VERBS)))
+    def move_artifact(self, by: str, artifact_id: UUID, verb: str) -> None:
+        row, target = self.rows["artifact"].get(artifact_id), ARTIFACT_VERBS[verb]
+        answer = self.do(lambda work: getattr(work.artifacts, verb)(artifact_id), by)
+        expected = self.access(row, by, EDITORS if verb == "resubmit" else OWNERS)
+        if row and not expected and row["status"] != target and target not in ARTIFACT_TABLE[row["status"]]:
+            expected = "invalid_transition"
+        if expected:
+            assert answer == expected
+        elif row and row["status"] != target:
+            self.step("artifact", artifact_id, target, by)
+            self.told(f"artifact.{'resubmitted' if verb == 'resubmit' else target}", "artifact", artifact_id)
+
     @rule(by=people, run_id=runs, sensor_id=sensors)
     def bind(self, by: str, run_id: UUID, sensor_id: UUID) -> None:
         run, sensor = self.rows["run"].get(run_id), self.rows["sensor"].get(sensor_id)
@@ -445,6 +563,8 @@ class ServicesMachine(RuleBasedStateMachine):
                 expected = "not_draft"
             elif self.sessions_of(run_id, deleted=True):
                 expected = "has_capture_sessions"
+            elif any(artifact["run"] == run_id for artifact in self.rows["artifact"].values()):
+                expected = "has_artifacts"
         assert answer == expected
         if not expected:
             del self.rows["run"][run_id]
@@ -591,6 +711,7 @@ class ServicesMachine(RuleBasedStateMachine):
                 "run": uow.runs,
                 "capture_session": uow.captures,
                 "sensor": uow.sensors,
+                "artifact": uow.artifacts,
             }
             for noun, rows in self.rows.items():
                 for entity_id, row in rows.items():
@@ -611,6 +732,12 @@ class ServicesMachine(RuleBasedStateMachine):
                 running = [it for it in self.sessions_of(run_id).values() if it["status"] == "running"]
                 assert len(running) <= 1
                 assert run["status"] == "running" or not running
+                assert (await repositories["run"].get(run_id)).tags == run["tags"]
+                # The number of a removed draft that was the last one is given again; there never was a gap.
+                kept = [it["ordinal"] for it in self.sessions_of(run_id, deleted=True).values()]
+                ever = self.ordinals.get(run_id, set())
+                assert len(set(kept)) == len(kept)
+                assert set(kept) <= ever == set(range(1, len(ever) + 1))
             for (session_id, sensor_id), readings in self.readings.items():
                 (series,) = [it for it in await uow.telemetry.series(session_id) if it.sensor_id == sensor_id]
                 late = sum(is_late for _, is_late in readings.values())
@@ -623,15 +750,209 @@ class ServicesMachine(RuleBasedStateMachine):
                 assert values == {stamp: value for stamp, (value, _) in sorted(readings.items())}
             audit = await uow.audit.page(AuditFilter(project_ids=list(self.roles)), limit=100_000, after=None)
             assert len(audit.items) == self.commands
+            self.compare_versions(list(reversed(audit.items)))
             for project_id in self.roles:
                 assert (await uow.audit.verify(project_id)).is_intact
         assert [(it.event.type, it.event.subject) for it in self.units.events] == self.events
         assert len({it.id for it in self.units.events}) == len(self.events)
+
+    def compare_versions(self, records: list[AuditRecord]) -> None:
+        """Each effective change is one version above the one before, in the audit log as in the history."""
+        last: dict[str, int] = {}
+        for record in records:
+            if record.after is not None and "version" in record.after:
+                before = None if record.before is None else record.before["version"]
+                assert last.get(record.target_id) == before
+                last[record.target_id] = record.after["version"]
+                assert last[record.target_id] == (before or 0) + 1
+        for rows in self.rows.values():
+            for entity_id, row in rows.items():
+                assert last[str(entity_id)] == row["version"]
+        for noun, steps in ((noun, self.history[it]) for noun, rows in self.rows.items() for it in rows):
+            first = {"artifact": "pending", "sensor": "registered"}.get(noun, "draft")
+            assert [source for source, _, _ in steps] == [first, *(target for _, target, _ in steps)][: len(steps)]
 
     @rule(by=people)
     def ask_for_what_never_was(self, by: str) -> None:
         assert self.do(lambda work: work.runs.get(fresh()), by) == "not_found"
 
 
+PAUSES = st.integers(0, 4)
+
+
+@frozen
+class Command:
+    """One client's unit of work on one of the runs.
+
+    `told`: it says which version it is meant for. `pauses` are turns of the event loop before the unit of work, in it,
+    and before its end; after `patience` turns the client leaves, whatever has come of it.
+    """
+
+    place: int
+    kind: str
+    told: bool
+    pauses: tuple[int, int, int]
+    patience: int | None
+
+    @property
+    def wins_or_loses(self) -> bool:
+        """Whether it is an edit of the version that was read, by somebody who waits for the answer."""
+        return self.kind == "edit" and self.told and self.patience is None
+
+    def concerns(self, place: int) -> bool:
+        """Whether it gives a run another version, if it has its way."""
+        return self.kind == "tag all" or (self.kind != "session" and self.place == place)
+
+
+COMMANDS = st.builds(
+    Command,
+    place=st.integers(0, 1),
+    kind=st.sampled_from(["edit", "edit", "tag", "tag all", "session", "start", "finish"]),
+    told=st.booleans(),
+    pauses=st.tuples(PAUSES, PAUSES, PAUSES),
+    patience=st.sampled_from([None, None, None, 0, 1, 2, 3, 5, 8]),
+)
+REFUSALS = {"session": {"run_over"}, "start": {"invalid_transition"}, "finish": {"invalid_transition"}}
+
+
+class InterleavedMachine(RuleBasedStateMachine):
+    """Several units of work at once, many of them told which version they are meant for: each version is taken once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = SettableClock()
+        self.units = MemoryUnitsOfWork()
+        self.services = Services(units_of_work=self.units, clock=self.clock)
+        self.names = map("{}".format, count(1))
+        self.sessions = [0, 0]
+
+    def teardown(self) -> None:
+        self.runner.close()
+
+    @initialize()
+    def open(self) -> None:
+        async def make() -> tuple[UUID, UUID, list[UUID]]:
+            async with self.services.begin(PEOPLE["ann"]) as work:
+                project = await work.projects.create(name="P")
+                experiment = await work.experiments.create(project_id=project.id, name="E")
+                runs = [(await work.runs.create(experiment.id, name="R")).id for _ in range(2)]
+                return project.id, experiment.id, runs
+
+        self.project_id, self.experiment_id, self.runs = self.runner.run(make())
+        self.commands = 4
+
+    @rule(commands=st.lists(COMMANDS, min_size=2, max_size=8))
+    def at_once(self, commands: list[Command]) -> None:
+        self.runner.run(self.all_at_once(commands))
+
+    @rule(told=st.lists(st.tuples(PAUSES, PAUSES, PAUSES), min_size=2, max_size=6), place=st.integers(0, 1))
+    def edit_the_same_version(self, told: list[tuple[int, int, int]], place: int) -> None:
+        edits = [Command(place, "edit", told=True, pauses=pauses, patience=None) for pauses in told]
+        self.runner.run(self.all_at_once(edits))
+
+    async def all_at_once(self, commands: list[Command]) -> None:
+        before = [await self.get(run_id) for run_id in self.runs]
+        tasks = [asyncio.create_task(self.one(command, before[command.place])) for command in commands]
+        leaving = [self.leave(task, command) for task, command in zip(tasks, commands, strict=True)]
+        answers = await asyncio.gather(*tasks, *leaving, return_exceptions=True)
+        taken: dict[UUID, list[int]] = {run_id: [] for run_id in self.runs}
+        ordinals: list[list[int]] = [[], []]
+        for command, answer in zip(commands, answers, strict=False):
+            run = before[command.place]
+            if isinstance(answer, asyncio.CancelledError):
+                # Nothing came of it: below, no version and no ordinal is left over for it.
+                assert command.patience is not None
+            elif isinstance(answer, BaseException):
+                raise answer
+            elif isinstance(answer, str):
+                assert answer in REFUSALS.get(command.kind, set()) | ({"version_mismatch"} if command.told else set())
+            elif isinstance(answer, int):
+                ordinals[command.place].append(answer)
+            else:
+                for changed in answer:
+                    taken[changed.id].append(changed.version)
+                if command.told and not command.kind.startswith("tag"):
+                    assert [changed.version for changed in answer] in ([], [run.version + 1])
+        for place, run in enumerate(before):
+            # Every version is somebody's, and nobody else's: of those that were told of one, one has won.
+            now = await self.get(run.id)
+            assert sorted(taken[run.id]) == list(range(run.version + 1, now.version + 1))
+            assert sorted(ordinals[place]) == [self.sessions[place] + 1 + n for n in range(len(ordinals[place]))]
+            self.sessions[place] += len(ordinals[place])
+            self.commands += len(taken[run.id]) + len(ordinals[place])
+            rivals = [answers[at] for at, command in enumerate(commands) if command.concerns(place)]
+            if rivals and all(command.wins_or_loses for command in commands if command.concerns(place)):
+                assert rivals.count("version_mismatch") == len(rivals) - 1
+
+    async def one(self, command: Command, run: Run) -> Any:
+        """The runs that changed, the ordinal of a new session, or the code of the refusal."""
+        if_version, name = (run.version if command.told else None), next(self.names)
+        before, within, after = command.pauses
+        await self.pause(before)
+        try:
+            async with self.services.begin(PEOPLE["ann"]) as work:
+                await self.pause(within)
+                if command.kind == "edit":
+                    answer: Any = [await work.runs.edit(run.id, if_version=if_version, notes=name)]
+                elif command.kind == "session":
+                    answer = (await work.captures.create(run.id)).ordinal
+                elif command.kind in ("start", "finish"):
+                    version = (await work.runs.get(run.id)).version
+                    moved = await getattr(work.runs, command.kind)(run.id, if_version=if_version)
+                    answer = [moved] if moved.version != version else []
+                else:
+                    run_ids = self.runs[::-1] if command.kind == "tag all" else [run.id]
+                    answer = [outcome.run for outcome in await work.runs.tag(run_ids, Tagging.create(set_tags=[name]))]
+                await self.pause(after)
+        except Refusal as refusal:
+            return refusal.code
+        return answer
+
+    async def leave(self, task: "asyncio.Task[Any]", command: Command) -> None:
+        if command.patience is not None:
+            await self.pause(command.patience)
+            task.cancel()
+
+    async def pause(self, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            self.clock.pass_by(1)
+
+    async def get(self, run_id: UUID) -> Run:
+        async with self.services.read(PEOPLE["ann"]) as work:
+            return await work.runs.get(run_id)
+
+    @invariant()
+    def everything_is_in_a_line(self) -> None:
+        if hasattr(self, "runs"):
+            self.runner.run(self.compare())
+
+    async def compare(self) -> None:
+        async with self.units.begin(System(), read_only=True) as uow:
+            which = AuditFilter(project_ids=[self.project_id])
+            records = list(reversed((await uow.audit.page(which, limit=100_000, after=None)).items))
+            assert (await uow.audit.verify(self.project_id)).is_intact
+            starts = await uow.history.of("experiment", self.experiment_id)
+            assert len(records) == self.commands + len(starts)
+            assert [move.source for move in starts] in ([], ["draft"])
+            for place, run_id in enumerate(self.runs):
+                run = await uow.runs.get(run_id)
+                assert run is not None
+                of_run = [record for record in records if record.target_id == str(run_id)]
+                versions = [record.after and record.after["version"] for record in of_run]
+                assert versions == list(range(1, run.version + 1))
+                moves = await uow.history.of("run", run_id)
+                statuses = ["draft", *(move.target for move in moves)]
+                assert [move.source for move in moves] == statuses[:-1]
+                assert statuses[-1] == run.status
+                for steps in (of_run, moves):
+                    assert all(one.at <= other.at for one, other in pairwise(steps))
+                page = await uow.captures.page(run_id, limit=1_000, after=None)
+                assert [session.ordinal for session in page.items] == list(range(self.sessions[place], 0, -1))
+
+
 TestServices = ServicesMachine.TestCase
 TestServices.settings = settings(max_examples=2 * settings().max_examples)
+TestInterleaved = InterleavedMachine.TestCase
+TestInterleaved.settings = settings(max_examples=2 * settings().max_examples)

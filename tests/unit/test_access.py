@@ -50,6 +50,7 @@ DOCUMENTED: Mapping[Permission, str] = {
     Permission.INGEST: "no no no yes no",
     Permission.REPORT: "no no no no yes",
     Permission.SIGN_IN: "yes yes yes no no",
+    Permission.WORK: "no no no no no",
 }
 ROLES = (*MEMBER_ROLES, Role.SENSOR, Role.INTEGRATION)
 

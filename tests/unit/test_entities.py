@@ -187,7 +187,7 @@ def test_a_session_starts_in_a_running_run_with_sensors_and_alone():
     refusal = _refused("session_already_running", lambda: start(running_sessions=[other]))
     assert refusal.facts["active_capture_sessions"] == [str(other)]
     started = start().result
-    assert (started.pins, started.started_at, started.is_active) == (PINS, WHEN, True)
+    assert (started.pins, started.started_at, started.is_running) == (PINS, WHEN, True)
     assert started.pin_of(PINS[0].sensor_id) == PINS[0]
     assert started.pin_of(fresh()) is None
 
