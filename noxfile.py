@@ -73,13 +73,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """The state machines and the fuzzing at full length."""
+    """The state machines, the fuzzing and the workers at full length."""
     session.run(
         PYTHON,
         "-m",
         "pytest",
         "tests/stateful",
         "tests/http",
+        "tests/e2e/test_workers.py",
         "--timeout=7200",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "nightly"},

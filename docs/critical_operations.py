@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import field, fields, frozen
+from attrs import field, frozen
 
 from experiment_domain import Work
 from experiment_domain.kernel.access import Permission
+from experiment_domain.usecases.chores import CHORES
 from experiment_http import v1
 from experiment_http.cli.commands import COMMANDS
 from experiment_http.operations import API
-from experiment_worker.actors import Actors
+from experiment_worker.work import WORK
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "critical-operations.md"
@@ -33,7 +34,7 @@ RAW_DOORS = frozenset({"cards.of_run", "telemetry.metrics", "telemetry.read"})
 # Programs that do several things.
 PARTS = {
     "up": ("up.start", "up.stop"),
-    "worker": tuple(f"worker.{actor.name}" for actor in fields(Actors)),
+    "worker": tuple(f"worker.{name}" for name in sorted({*WORK, *CHORES} - {"chores"})),
 }
 EXEMPT = {
     "api": "It serves the operations above; `up` starts the same process.",

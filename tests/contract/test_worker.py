@@ -1,27 +1,31 @@
-"""The worker's parts: nudges in their time, actors on a broker, and what is held open for them."""
+"""The worker's parts: nudges in their time, actors on a broker, who leads, and what is held open for them."""
 
-import socket
+import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
+from itertools import pairwise
 from typing import Any
 
+import psycopg
 import pytest
 import structlog
 from dramatiq import Broker, Worker
 from dramatiq.errors import ConnectionClosed
 from redis.exceptions import ConnectionError as RedisAway
 
-from entities import a_project, a_sensor
 from experiment_adapters.memory import MemoryUnitsOfWork
-from experiment_domain import Services, System
-from experiment_domain.idempotency import KEPT_FOR, IdempotencyKey, RememberedAnswer
-from experiment_domain.sensors import SIGNS_KEPT_FOR, Sensor, SignsWindow
-from experiment_worker.actors import Actors
-from experiment_worker.brokers import broker_of
-from experiment_worker.schedule import Schedule
-from keeping import ask, keep
+from experiment_adapters.postgres.leadership import Leadership
+from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_domain import Services
+from experiment_domain.kernel.errors import Unavailable
+from experiment_worker.actors import actors_of
+from experiment_worker.brokers import STALE_AFTER, broker_of
+from experiment_worker.main import THREADS
+from experiment_worker.schedule import LOOKS_EVERY, Schedule
+from experiment_worker.work import WORK, Kind
+from fix_redis import free_port
 
 
 class Time:
@@ -34,15 +38,27 @@ class Time:
         return self.now
 
 
+def let_pass(schedule: Schedule, time: Time, seconds: float) -> None:
+    """Tick as often as the schedule asks for."""
+    end = time.now + seconds
+    while True:
+        wait = schedule.tick()
+        assert 0 < wait <= LOOKS_EVERY
+        if time.now + wait > end:
+            time.now = end
+            return
+        time.now += wait
+
+
 def test_nudges_come_at_once_and_then_at_their_intervals():
-    time, given = Time(), list[str]()
-    schedule = Schedule({lambda: given.append("often"): 10.0, lambda: given.append("rarely"): 25.0}, time)
-    waits = list[float]()
-    for _ in range(6):
-        waits.append(schedule.tick())
-        time.now += waits[-1]
-    assert given == ["often", "rarely", "often", "often", "rarely", "often", "often"]
-    assert waits == [10.0, 10.0, 5.0, 5.0, 10.0, 10.0]
+    time, given = Time(), list[tuple[str, float]]()
+
+    def nudge(name: str) -> Callable[[], None]:
+        return lambda: given.append((name, time.now - 1000))
+
+    let_pass(Schedule({nudge("often"): 10.0, nudge("rarely"): 25.0}, time), time, 35.0)
+    assert [at for name, at in given if name == "often"] == [0, 10, 20, 30]
+    assert [at for name, at in given if name == "rarely"] == [0, 25]
 
 
 def test_what_was_missed_is_not_made_up_for():
@@ -50,7 +66,7 @@ def test_what_was_missed_is_not_made_up_for():
     schedule = Schedule({lambda: given.append(time.now): 10.0}, time)
     schedule.tick()
     time.now += 95.0
-    assert schedule.tick() == 10.0
+    let_pass(schedule, time, 9.0)
     assert given == [1000.0, 1095.0]
 
 
@@ -74,10 +90,9 @@ def test_a_lost_broker_is_survived(error: Exception):
 
     schedule = Schedule({nudge: 10.0}, time)
     with structlog.testing.capture_logs() as logs:
-        time.now += schedule.tick()
-        schedule.tick()
+        let_pass(schedule, time, 15.0)
     assert tries == [1000.0, 1010.0]
-    assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
+    assert [entry["log_level"] for entry in logs] == ["info", "warning", "warning"]
 
 
 def test_a_fault_of_a_nudge_is_not_taken_for_a_lost_broker():
@@ -102,8 +117,8 @@ class Held:
 
 
 @contextmanager
-def working(broker: Broker) -> Iterator[Worker]:
-    worker = Worker(broker, worker_timeout=50, worker_threads=2)
+def working(broker: Broker, threads: int = 2) -> Iterator[Worker]:
+    worker = Worker(broker, worker_timeout=50, worker_threads=threads)
     worker.start()
     try:
         yield worker
@@ -112,82 +127,126 @@ def working(broker: Broker) -> Iterator[Worker]:
         broker.close()
 
 
-async def keep_answers(services: Services) -> None:
-    async with services.begin(System()) as work:
-        for name, age in {"old": KEPT_FOR + timedelta(minutes=1), "new": timedelta(hours=1)}.items():
-            answer = RememberedAnswer(fingerprint=b"f", content=b"c", answered_at=datetime.now(UTC) - age)
-            work.idempotency.remember(IdempotencyKey(principal="ada", key=name), answer)
+def doing(work: Callable[[], Any], every: float = 10.0, at_once: int = 1) -> Kind:
+    async def work_off(services: Services, *, seconds: float, stopping: Callable[[], bool]) -> int:
+        result = work()
+        return await result if isawaitable(result) else result
+
+    return Kind(work_off=work_off, every=every, at_once=at_once)
 
 
-def test_an_actor_forgets_old_answers_between_opening_and_closing():
-    import asyncio
+def actors_on(broker: Broker, **work: Kind) -> Any:
+    return actors_of(broker, Services(units_of_work=MemoryUnitsOfWork()), work)
 
-    services, held = Services(units_of_work=MemoryUnitsOfWork()), Held()
-    asyncio.run(keep_answers(services))
-    broker: Any = broker_of(None, held.open())
-    actors = Actors.on(broker, services)
+
+def test_a_nudge_leads_to_work_between_opening_and_closing():
+    held = Held()
+    broker = broker_of(None, held.open())
+    actors = actors_on(broker, sweep=doing(lambda: 3), idle=doing(lambda: 0))
     with structlog.testing.capture_logs() as logs, working(broker):
         assert held.told == ["opened"]
-        actors.forget_first_answers.send()
-        broker.join("default", timeout=10_000)
+        actors["sweep"].send()
+        actors["idle"].send()
+        joined(broker)
         assert held.told == ["opened"]
     assert held.told == ["opened", "closed"]
-    assert [entry["count"] for entry in logs if entry["event"] == "first answers forgotten"] == [1]
+    assert [(entry["kind"], entry["count"]) for entry in logs if entry["event"] == "worked off"] == [("sweep", 3)]
 
 
-async def give_signs(services: Services, sensor: Sensor, *ages: timedelta) -> None:
-    async with services.units_of_work.begin(System()) as uow:
-        for age in ages:
-            uow.sensors.renew_sign_of_life(sensor.id, datetime.now(UTC) - age)
-        await uow.commit()
+def test_nudges_beyond_what_may_be_done_at_once_are_for_nothing():
+    tries, free = list[int](), threading.Event()
+
+    async def slow() -> int:
+        tries.append(1)
+        await asyncio.to_thread(free.wait, 10)
+        return 1
+
+    broker = broker_of(None, Held().open())
+    actors = actors_on(broker, slow=doing(slow, at_once=2), quick=doing(lambda: tries.append(2) or 1))
+    with working(broker, threads=4):
+        for _ in range(6):
+            actors["slow"].send()
+        until(lambda: len(tries) == 2)
+        actors["quick"].send()
+        until(lambda: tries == [1, 1, 2])
+        free.set()
+        joined(broker)
+        assert tries == [1, 1, 2]
+        actors["slow"].send()
+        until(lambda: tries == [1, 1, 2, 1])
 
 
-def test_an_actor_forgets_old_signs_of_life_however_many(monkeypatch: pytest.MonkeyPatch):
-    import asyncio
+@pytest.mark.parametrize(
+    ("error", "event", "level"),
+    [
+        (Unavailable("away"), "the database is away; work waits in its rows", "warning"),
+        (ZeroDivisionError(), "work broke off", "error"),
+    ],
+)
+def test_what_breaks_off_is_told_and_nothing_is_tried_again_before_the_next_nudge(
+    error: Exception, event: str, level: str
+):
+    tries = list[int]()
 
-    monkeypatch.setattr("experiment_worker.actors.FORGOTTEN_AT_ONCE", 4)
-    services = Services(units_of_work=MemoryUnitsOfWork())
-    project = a_project()
-    sensor = a_sensor(project)
-    asyncio.run(keep(services.units_of_work, project, sensor))
-    old = [SIGNS_KEPT_FOR + timedelta(minutes=2 + number) for number in range(9)]
-    asyncio.run(give_signs(services, sensor, *old, SIGNS_KEPT_FOR - timedelta(minutes=2), timedelta()))
+    def broken() -> int:
+        tries.append(1)
+        raise error
+
+    broker = broker_of(None, Held().open())
+    actors = actors_on(broker, broken=doing(broken))
+    with structlog.testing.capture_logs() as logs, working(broker):
+        actors["broken"].send()
+        joined(broker)
+        assert len(tries) == 1
+        actors["broken"].send()
+        joined(broker)
+    assert len(tries) == 2
+    assert [(entry["event"], entry["log_level"]) for entry in logs if "kind" in entry] == [(event, level)] * 2
+
+
+def test_work_that_hangs_is_broken_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("experiment_worker.actors.SECONDS", 0.0)
+    monkeypatch.setattr("experiment_worker.actors.PATIENCE", 0.1)
+    broker = broker_of(None, Held().open())
+    actors = actors_on(broker, hanging=doing(lambda: asyncio.sleep(3600)))
+    with structlog.testing.capture_logs() as logs, working(broker):
+        actors["hanging"].send()
+        joined(broker)
+    assert [entry["kind"] for entry in logs if entry["event"] == "work broke off"] == ["hanging"]
+
+
+def test_nudges_that_piled_up_are_passed_over():
+    tries = list[int]()
     broker: Any = broker_of(None, Held().open())
-    actors = Actors.on(broker, services)
-    with structlog.testing.capture_logs() as logs, working(broker):
-        actors.forget_signs_of_life.send()
-        broker.join("default", timeout=10_000)
-    assert [entry["count"] for entry in logs if entry["event"] == "signs of life forgotten"] == [9]
-    window = SignsWindow.of(start=datetime.now(UTC) - 2 * SIGNS_KEPT_FOR, end=None, bucket=1_200, now=datetime.now(UTC))
-    left = asyncio.run(ask(services.units_of_work, lambda uow: uow.sensors.signs_of_life(sensor.id, window)))
-    assert sum(signs.count for signs in left) == 2
+    actors = actors_on(broker, sweep=doing(lambda: tries.append(1) or 1))
+    stale = actors["sweep"].message()
+    for age in (2 * STALE_AFTER, STALE_AFTER + 1_000, 0):
+        broker.enqueue(stale.copy(message_id=f"of {age}", message_timestamp=stale.message_timestamp - age))
+    with working(broker):
+        joined(broker)
+    assert tries == [1]
+    assert broker.dead_letters == []
 
 
-def test_stopping_does_not_wait_for_retries():
-    class Broken(MemoryUnitsOfWork):
-        def begin(self, principal: Any, *, read_only: bool = False) -> Any:
-            tried.set()
-            raise OSError("away")
-
-    tried, held = threading.Event(), Held()
-    broker: Any = broker_of(None, held.open())
-    actors = Actors.on(broker, Services(units_of_work=Broken()))
-    with working(broker) as worker:
-        actors.forget_first_answers.send()
-        assert tried.wait(10)
-        until(lambda: any(consumer.delay_queue.qsize() for consumer in worker.consumers.values()))
-    assert held.told == ["opened", "closed"]
+def test_every_kind_of_work_has_an_actor_and_a_thread():
+    broker = broker_of(None, Held().open())
+    actors = actors_of(broker, Services(units_of_work=MemoryUnitsOfWork()), WORK)
+    assert actors.keys() == WORK.keys() == broker.get_declared_actors()
+    assert sum(kind.at_once for kind in WORK.values()) < THREADS
+    assert all(0 < kind.every <= 10 for kind in WORK.values())
 
 
 def test_without_redis_a_nudge_is_lost_and_no_more():
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    broker = broker_of(f"redis://127.0.0.1:{port}/0", Held().open())
-    actors = Actors.on(broker, Services(units_of_work=MemoryUnitsOfWork()))
+    broker = broker_of(f"redis://127.0.0.1:{free_port()}/0", Held().open())
+    actors = actors_on(broker, sweep=doing(lambda: 0))
     with structlog.testing.capture_logs() as logs:
-        assert 0 < Schedule({actors.forget_first_answers.send: 10.0}).tick() <= 10
-    assert [entry["event"] for entry in logs] == ["the broker is away; a nudge was lost"]
+        assert Schedule({actors["sweep"].send: 1.0}).tick() <= 1
+    assert [entry["event"] for entry in logs] == ["gives the nudges", "the broker is away; a nudge was lost"]
     broker.close()
+
+
+def joined(broker: Any) -> None:
+    broker.join("default", timeout=10_000)
 
 
 def until(condition: Callable[[], object], seconds: float = 10) -> None:
@@ -197,3 +256,53 @@ def until(condition: Callable[[], object], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def leadership(postgres_url: str) -> Iterator[Callable[[], Leadership]]:
+    """Makes processes' parts in one leadership."""
+    made = list[Leadership]()
+
+    def make() -> Leadership:
+        made.append(Leadership(DatabaseSettings(url=postgres_url), "schedule"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_one_leads_until_its_connection_is_gone(leadership: Callable[[], Leadership], postgres_url: str):
+    first, second, other = leadership(), leadership(), Leadership(DatabaseSettings(url=postgres_url), "relay")
+    with closing(other):
+        assert [first.holds(), first.holds(), second.holds(), other.holds()] == [True, True, False, True]
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND datname = current_database()"
+        )
+    until(second.holds)
+    assert first.holds() is False  # it has noticed
+    assert first.holds() is False  # and stands in line again
+    second.close()
+    until(first.holds)
+
+
+def test_nobody_leads_without_a_database():
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    with closing(Leadership(DatabaseSettings(url=url), "schedule")) as leadership:
+        assert leadership.holds() is False
+
+
+def test_only_who_leads_nudges_and_it_looks_often():
+    time, given, leads = Time(), list[float](), [False]
+    schedule = Schedule({lambda: given.append(time.now): 10.0}, time, leads=lambda: leads[0])
+    for turn in range(40):
+        leads[0] = 5 <= turn < 20
+        wait = schedule.tick()
+        assert wait <= LOOKS_EVERY
+        time.now += wait
+    assert given
+    assert all(later - earlier == 10 for earlier, later in pairwise(given))
+    assert 1000 + 5 * LOOKS_EVERY <= given[0] <= 1000 + 6 * LOOKS_EVERY
+    assert given[-1] <= 1000 + 20 * LOOKS_EVERY

@@ -1,19 +1,9 @@
 """The worker as a real process: it works, says what keeps it from that, and stops when it is told to."""
 
 import asyncio
-import json
-import os
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import IO, Any
 
 import psycopg
 import pytest
@@ -21,65 +11,11 @@ import pytest
 from entities import a_project, a_sensor
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.sensors import SIGNS_KEPT_FOR
+from fix_redis import free_port
 from keeping import SYSTEM, keep
+from workers import COMMAND, SOON, STOPS_WITHIN, environment, worker
 
 pytestmark = pytest.mark.e2e
-
-COMMAND = (sys.executable, "-W", "error", "-m", "experiment_worker")
-SOON = 30.0
-STOPS_WITHIN = 8.0
-
-
-def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """That of an operator who has set only this."""
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("EXPERIMENT_")}, **more}
-
-
-class Running:
-    """A worker, and what it has logged so far."""
-
-    def __init__(self, process: "subprocess.Popen[str]", written: IO[str]) -> None:
-        self.process = process
-        self._written = written
-
-    def lines(self) -> list[Any]:
-        self._written.seek(0)
-        return [json.loads(line) for line in self._written.read().splitlines(keepends=True) if line.endswith("\n")]
-
-    def wait_for(self, event: str) -> Any:
-        """The first line of this event."""
-        deadline = time.monotonic() + SOON
-        while True:
-            found = [line for line in self.lines() if event in line["event"]]
-            if found:
-                return found[0]
-            assert self.process.poll() is None, self.lines()
-            assert time.monotonic() < deadline, self.lines()
-            time.sleep(0.05)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Tell it to stop, which must not take long, and leave nothing behind."""
-        self.process.send_signal(number)
-        assert self.process.wait(STOPS_WITHIN) == 0
-        assert self.lines()[-1]["event"] == "worker stopped"
-        assert [line for line in self.lines() if line["level"] == "critical"] == []
-
-
-@contextmanager
-def worker(more: Mapping[str, str]) -> Iterator[Running]:
-    with (
-        tempfile.TemporaryFile("w+") as written,
-        subprocess.Popen(COMMAND, env=environment(more), stderr=written, text=True) as process,
-    ):
-        try:
-            yield Running(process, written)
-        finally:
-            process.kill()
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
 
 
 def keep_answers(url: str) -> None:
@@ -101,7 +37,7 @@ def keys(url: str) -> set[str]:
 def test_it_forgets_what_is_old_and_stops(postgres_url: str, number: signal.Signals) -> None:
     keep_answers(postgres_url)
     with worker({"EXPERIMENT_DATABASE_URL": postgres_url}) as running:
-        assert running.wait_for("first answers forgotten")["count"] == 3
+        assert running.wait_for("chore done", chore="forget_first_answers")["count"] == 3
         assert keys(postgres_url) == {"new"}
         running.stop(number)
 
@@ -123,7 +59,7 @@ def test_it_forgets_old_signs_of_life(postgres_url: str) -> None:
     old = [SIGNS_KEPT_FOR + timedelta(minutes=2 + number) for number in range(3)]
     asyncio.run(give_signs(postgres_url, *old, SIGNS_KEPT_FOR - timedelta(minutes=2), timedelta()))
     with worker({"EXPERIMENT_DATABASE_URL": postgres_url}) as running:
-        assert running.wait_for("signs of life forgotten")["count"] == 3
+        assert running.wait_for("chore done", chore="forget_signs_of_life")["count"] == 3
         running.stop()
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT sum(count) FROM sensor_signs_of_life").fetchone() == (2,)
@@ -136,8 +72,7 @@ def test_it_stops_while_its_database_is_away() -> None:
         "EXPERIMENT_DATABASE_POOL_TIMEOUT": "0.5",
     }
     with worker(more) as running:
-        # A retry waits for its time, which is later than anybody would wait for the worker.
-        running.wait_for("Retrying message")
+        running.wait_for("the database is away")
         assert running.wait_for("error connecting")["logger"] == "psycopg.pool"
         running.stop()
 
@@ -155,42 +90,12 @@ def test_without_a_database_it_says_so_and_ends() -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.fixture
-def redis_url() -> Iterator[str]:
-    """A Redis of its own, or the database of the given one that is for tests."""
-    given, program = os.environ.get("EXPERIMENT_TEST_REDIS_URL"), shutil.which("redis-server")
-    if given:
-        yield given
-        return
-    if program is None:
-        pytest.skip("no Redis for tests: EXPERIMENT_TEST_REDIS_URL is not set, and there is no redis-server")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process,
-    ):
-        try:
-            deadline = time.monotonic() + SOON
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, "Redis ended"
-                    assert time.monotonic() < deadline, "Redis did not start"
-                    time.sleep(0.05)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-
-
 @pytest.mark.covers("worker.forget_first_answers")
 def test_it_works_over_redis(postgres_url: str, redis_url: str) -> None:
     keep_answers(postgres_url)
     with worker({"EXPERIMENT_DATABASE_URL": postgres_url, "EXPERIMENT_REDIS_URL": redis_url}) as running:
         assert running.wait_for("worker started")["redis"] is True
-        assert running.wait_for("first answers forgotten")["count"] == 3
+        assert running.wait_for("chore done", chore="forget_first_answers")["count"] == 3
         assert keys(postgres_url) == {"new"}
         running.stop()
 

@@ -10,6 +10,7 @@ from experiment_domain.audit import AuditLog
 from experiment_domain.backfills import BackfillRepository
 from experiment_domain.captures import CaptureSessionRepository
 from experiment_domain.cards import RunCards
+from experiment_domain.chores import ChoreBook
 from experiment_domain.conversions.profiles import ConversionProfileRepository
 from experiment_domain.experiments import ExperimentRepository
 from experiment_domain.idempotency import IdempotencyRecords
@@ -51,6 +52,7 @@ class UnitOfWork(Protocol):
     audit: AuditLog
     events: EventLog
     idempotency: IdempotencyRecords
+    chores: ChoreBook
 
     @abstractmethod
     async def grants(self, at: datetime) -> Grants:

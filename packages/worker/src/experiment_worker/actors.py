@@ -1,48 +1,52 @@
-"""What the worker does. Every effect is idempotent: a message may be lost, late or doubled."""
+"""Actors, one for each kind of work. A message is a nudge: it may be lost, late or doubled."""
 
-from attrs import frozen
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
 from dramatiq import Actor, Broker, actor
 from structlog import get_logger
 
-from experiment_domain import Services, System
-from experiment_domain.idempotency import KEPT_FOR
-from experiment_domain.sensors import SIGNS_KEPT_FOR
+from experiment_domain import Services
+from experiment_domain.kernel.errors import Unavailable
+from experiment_worker.work import Kind
 
-FORGOTTEN_AT_ONCE = 10_000
-"""The most rows that one transaction forgets."""
+SECONDS = 60.0
+"""How long one nudge keeps a worker at work; the next one goes on."""
+PATIENCE = 30.0
+"""Seconds beyond these after which work that hangs is broken off."""
 
 log = get_logger(__name__)
 
 
-@frozen(kw_only=True)
-class Actors:
-    """The actors on one broker."""
+def actors_of(
+    broker: Broker, services: Services, work: Mapping[str, Kind], stopping: Callable[[], bool] = lambda: False
+) -> Mapping[str, Actor[[], None]]:
+    """Declare the actors by the names of their kinds; the broker's workers take them up at once."""
+    busy: Counter[str] = Counter()
 
-    forget_first_answers: Actor[[], None]
-    forget_signs_of_life: Actor[[], None]
+    def nudged(name: str, kind: Kind) -> Callable[[], Awaitable[None]]:
+        async def work_off() -> None:
+            # All of this runs on one event loop, so that nothing comes between the question and the answer.
+            if busy[name] >= kind.at_once:
+                return
+            busy[name] += 1
+            try:
+                async with asyncio.timeout(SECONDS + PATIENCE):
+                    count = await kind.work_off(services, seconds=SECONDS, stopping=stopping)
+            except Unavailable as error:
+                log.warning("the database is away; work waits in its rows", kind=name, cause=error.detail)
+            except Exception:  # the rows are still there: the next nudge finds them
+                log.exception("work broke off", kind=name)
+            else:
+                if count:
+                    log.info("worked off", kind=name, count=count)
+            finally:
+                busy[name] -= 1
 
-    @classmethod
-    def on(cls, broker: Broker, services: Services) -> "Actors":
-        """Declare them; the broker's workers take them up at once."""
+        return work_off
 
-        async def forget_first_answers() -> None:
-            """Forget the answers whose idempotency keys are no longer promised to be known."""
-            async with services.begin(System()) as work:
-                forgotten = await work.idempotency.purge(services.clock.now() - KEPT_FOR)
-            log.info("first answers forgotten", count=forgotten)
-
-        async def forget_signs_of_life() -> None:
-            """Forget the signs of life of sensors that are older than anybody may ask for."""
-            before = services.clock.now() - SIGNS_KEPT_FOR
-            forgotten, last = 0, FORGOTTEN_AT_ONCE
-            while last == FORGOTTEN_AT_ONCE:
-                async with services.units_of_work.begin(System()) as uow:
-                    last = await uow.sensors.forget_signs_of_life(before, most=FORGOTTEN_AT_ONCE)
-                    await uow.commit()
-                forgotten += last
-            log.info("signs of life forgotten", count=forgotten)
-
-        return cls(
-            forget_first_answers=actor(forget_first_answers, broker=broker, max_retries=3),  # pyright: ignore[reportCallIssue] - its types know no coroutines
-            forget_signs_of_life=actor(forget_signs_of_life, broker=broker, max_retries=3),  # pyright: ignore[reportCallIssue]
-        )
+    return {
+        name: actor(nudged(name, kind), actor_name=name, broker=broker)  # pyright: ignore[reportCallIssue] - its types know no coroutines
+        for name, kind in work.items()
+    }

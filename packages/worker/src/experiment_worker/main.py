@@ -4,19 +4,22 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 
 from dramatiq import Worker
 from structlog import get_logger
 
 from experiment_adapters.compose import composed
 from experiment_adapters.logs import configure_logs
+from experiment_adapters.postgres.leadership import Leadership
 from experiment_adapters.settings import Settings, SettingsError
-from experiment_worker.actors import Actors
+from experiment_worker.actors import actors_of
 from experiment_worker.brokers import broker_of
 from experiment_worker.schedule import Schedule
+from experiment_worker.work import WORK
 
-THREADS = 4
-HOUR = 3600.0
+THREADS = sum(kind.at_once for kind in WORK.values()) + 2
+"""One for all that may be worked on at once, and some to pass over further nudges meanwhile."""
 FINISHING = 10_000
 """Milliseconds that running work has to end when the worker is asked to stop."""
 
@@ -40,12 +43,17 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     broker = broker_of(settings.redis_url, composition.database.opened())
-    actors = Actors.on(broker, composition.services)
+    actors = actors_of(broker, composition.services, WORK, stop.is_set)
     worker = Worker(broker, worker_threads=THREADS)
     worker.start()
     try:
         log.info("worker started", redis=settings.redis_url is not None)
-        Schedule({actors.forget_first_answers.send: HOUR, actors.forget_signs_of_life.send: HOUR}).run(stop)
+        nudges = {actors[name].send: kind.every for name, kind in WORK.items()}
+        with closing(Leadership(settings.need_database(), "schedule")) as leadership:
+            if settings.redis_url is None:  # then nobody else nudges the actors of this process
+                Schedule(nudges).run(stop)
+            else:
+                Schedule(nudges, leads=leadership.holds).run(stop)
     finally:
         # Not `join` before it: that waits for retries as well, which are due some time and perhaps never.
         worker.stop(timeout=FINISHING)

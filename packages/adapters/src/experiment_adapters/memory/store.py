@@ -47,6 +47,17 @@ class StoredClaim:
     until: datetime
 
 
+@frozen(kw_only=True)
+class StoredChore:
+    """When a chore is due, and what became of the last tries."""
+
+    due_at: datetime
+    attempts: int = 0
+    error: str | None = None
+    done_at: datetime | None = None
+    claimed_by: UUID | None = None
+
+
 @frozen
 class Store:
     """Everything that is kept. Rows are immutable; a row that changes is another object under the same key."""
@@ -74,6 +85,7 @@ class Store:
     audit_heads: dict[UUID, ChainHead] = field(factory=dict, init=False)
     events: list[RecordedEvent] = field(factory=list, init=False)
     answers: dict[IdempotencyKey, RememberedAnswer] = field(factory=dict, init=False)
+    chores: dict[str, StoredChore] = field(factory=dict, init=False)
 
 
 class Transaction:

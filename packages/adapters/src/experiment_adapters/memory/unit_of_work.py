@@ -10,6 +10,7 @@ from experiment_adapters.memory.audit import MemoryAuditLog
 from experiment_adapters.memory.backfills import MemoryBackfills
 from experiment_adapters.memory.captures import MemoryCaptures
 from experiment_adapters.memory.cards import MemoryRunCards
+from experiment_adapters.memory.chores import MemoryChores
 from experiment_adapters.memory.conversions import MemoryConversionProfiles
 from experiment_adapters.memory.envelopes import MemoryEnvelopes
 from experiment_adapters.memory.events import MemoryEvents
@@ -58,6 +59,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.audit = MemoryAuditLog(store, transaction)
         self.events = MemoryEvents(store, transaction)
         self.idempotency = MemoryIdempotency(store, transaction)
+        self.chores = MemoryChores(store, transaction)
 
     async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()

@@ -19,6 +19,7 @@ from experiment_adapters.postgres.audit import PostgresAuditLog
 from experiment_adapters.postgres.backfills import PostgresBackfills
 from experiment_adapters.postgres.captures import PostgresCaptures
 from experiment_adapters.postgres.cards import PostgresRunCards
+from experiment_adapters.postgres.chores import PostgresChores
 from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
 from experiment_adapters.postgres.experiments import PostgresExperiments
@@ -128,6 +129,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def idempotency(self) -> PostgresIdempotency:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresIdempotency(self._statements)
+
+    @cached_property
+    def chores(self) -> PostgresChores:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresChores(self._statements)
 
     async def grants(self, at: datetime) -> Grants:
         principal = self._principal

@@ -1,0 +1,128 @@
+"""The chores of the service: the one table of them, and how they are worked off."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from attrs import frozen
+
+from experiment_domain.chores import VANISHED, Chore
+from experiment_domain.idempotency import KEPT_FOR
+from experiment_domain.kernel.access import System
+from experiment_domain.sensors import SIGNS_KEPT_FOR
+from experiment_domain.usecases.services import Services
+
+HOUR = timedelta(hours=1)
+TURN = 10.0
+"""Seconds that a chore may take before it makes room for others; it is due again at once."""
+CLAIM_LASTS = timedelta(seconds=20)
+"""How long a worker that is killed keeps its chore: its turn, and the time that its last transaction may take."""
+FORGOTTEN_AT_ONCE = 10_000
+"""The most rows that one transaction forgets."""
+
+IsOver = Callable[[], bool]
+"""Whether to come to an end now, and to leave the rest for the next time."""
+
+
+@frozen
+class Routine:
+    """A chore: what is done, and how long after its end it is due again.
+
+    `do` tells how many things it did. It asks again and again whether its turn is over, and commits before it asks:
+    whatever ends its process loses nothing that it had done.
+    """
+
+    do: Callable[[Services, IsOver], Awaitable[int]]
+    every: timedelta
+
+
+async def forget_first_answers(services: Services, _is_over: IsOver) -> int:
+    """Forget the answers whose idempotency keys are no longer promised to be known."""
+    async with services.begin(System()) as work:
+        return await work.idempotency.purge(services.clock.now() - KEPT_FOR)
+
+
+async def forget_signs_of_life(services: Services, is_over: IsOver) -> int:
+    """Forget the signs of life of sensors that are older than anybody may ask for."""
+    before = services.clock.now() - SIGNS_KEPT_FOR
+    forgotten, last = 0, FORGOTTEN_AT_ONCE
+    while last == FORGOTTEN_AT_ONCE and not is_over():
+        async with services.units_of_work.begin(System()) as uow:
+            last = await uow.sensors.forget_signs_of_life(before, most=FORGOTTEN_AT_ONCE)
+            await uow.commit()
+        forgotten += last
+    return forgotten
+
+
+CHORES: Mapping[str, Routine] = {
+    "forget_first_answers": Routine(forget_first_answers, HOUR),
+    "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
+}
+
+
+class ChoreWatcher(Protocol):
+    """Hears what becomes of chores."""
+
+    def done(self, name: str, count: int) -> object:
+        """A chore was done."""
+
+    def failed(self, chore: Chore, error: Exception | str) -> object:
+        """A try came to nothing; after the last one, the chore is laid aside."""
+
+
+class _Nobody(ChoreWatcher):
+    def done(self, name: str, count: int) -> None:
+        pass
+
+    def failed(self, chore: Chore, error: Exception | str) -> None:
+        pass
+
+
+async def work_off_chores(
+    services: Services,
+    *,
+    seconds: float = 60.0,
+    stopping: Callable[[], bool] = lambda: False,
+    routines: Mapping[str, Routine] = CHORES,
+    watcher: ChoreWatcher | None = None,
+) -> int:
+    """Do the chores that are due until none is, `seconds` are over, or it is `stopping`; how many were done.
+
+    Raises `Unavailable` where the database is away.
+    """
+    worker = services.ids.new()
+    watcher = watcher or _Nobody()
+    deadline = time.monotonic() + seconds
+    done = 0
+    while not stopping() and time.monotonic() < deadline:
+        async with services.units_of_work.begin(System()) as uow:
+            chore = await uow.chores.claim(routines.keys(), worker, CLAIM_LASTS)
+            if chore is not None and chore.has_killed:
+                uow.chores.failed(chore, worker, VANISHED)
+            await uow.commit()
+        if chore is None:
+            break
+        if chore.has_killed:
+            watcher.failed(chore, VANISHED)
+            continue
+        routine = routines[chore.name]
+        end_of_turn = time.monotonic() + TURN
+
+        def is_over(end_of_turn: float = end_of_turn) -> bool:
+            return stopping() or time.monotonic() >= end_of_turn
+
+        try:
+            count = await routine.do(services, is_over)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is noted, and the others are done
+            watcher.failed(chore, error)
+            async with services.units_of_work.begin(System()) as uow:
+                uow.chores.failed(chore, worker, f"{type(error).__name__}: {error}")
+                await uow.commit()
+            continue
+        async with services.units_of_work.begin(System()) as uow:
+            uow.chores.done(chore.name, worker, timedelta() if is_over() else routine.every)
+            await uow.commit()
+        watcher.done(chore.name, count)
+        done += 1
+    return done

@@ -1,0 +1,61 @@
+"""What there is to work off: the one table from which actors and schedule are made."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from attrs import frozen
+from structlog import get_logger
+
+from experiment_domain import Services
+from experiment_domain.backfills import Backfill
+from experiment_domain.chores import Chore
+from experiment_domain.usecases.chores import ChoreWatcher, work_off_chores
+from experiment_domain.usecases.working import work_off_backfills
+
+log = get_logger(__name__)
+
+
+class WorkOff(Protocol):
+    """Works off one kind of work: whatever rows in the database say is due.
+
+    It claims a row in a transaction of its own before it works on it, so that any number of workers may do this beside
+    each other, and counts the tries, so that what ends its process again and again is given up. It returns, with the
+    number of things done, when nothing is due, after so many `seconds`, or soon after it is `stopping`.
+    """
+
+    async def __call__(self, services: Services, *, seconds: float, stopping: Callable[[], bool]) -> int:
+        """Work."""
+        ...
+
+
+@frozen(kw_only=True)
+class Kind:
+    """A kind of work: what works it off, and how many seconds pass between two nudges to do so.
+
+    A nudge that comes while one process is at it already `at_once` times is for nothing.
+    """
+
+    work_off: WorkOff
+    every: float
+    at_once: int = 1
+
+
+class _Log(ChoreWatcher):
+    def done(self, name: str, count: int) -> None:
+        log.info("chore done", chore=name, count=count)
+
+    def failed(self, chore: Chore, error: Exception | str) -> None:
+        fault: Any = error if isinstance(error, Exception) else None
+        event = "chore laid aside" if chore.is_last else "chore failed"
+        log.error(event, chore=chore.name, attempts=chore.attempts, error=str(error), exc_info=fault)
+
+
+def _backfill_failed(backfill: Backfill, error: Exception) -> None:
+    log.error("backfill stumbled", backfill_id=str(backfill.id), attempts=backfill.attempts + 1, exc_info=error)
+
+
+WORK: Mapping[str, Kind] = {
+    "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
+    "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=2.0),
+}
