@@ -73,7 +73,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """The state machines, the fuzzing and the workers at full length."""
+    """The state machines, the fuzzing, the workers and what is read live at full length."""
     session.run(
         PYTHON,
         "-m",
@@ -81,6 +81,8 @@ def nightly(session: nox.Session) -> None:
         "tests/stateful",
         "tests/http",
         "tests/e2e/test_workers.py",
+        "tests/contract/test_event_feed.py",
+        "tests/contract/test_live.py",
         "--timeout=7200",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "nightly"},

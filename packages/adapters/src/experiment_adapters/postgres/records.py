@@ -1,11 +1,9 @@
-"""What is written once, in PostgreSQL: status history, outbox and first answers."""
+"""What is written once, in PostgreSQL: status history and first answers."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from experiment_adapters.postgres.mapping import columns_of
 from experiment_adapters.postgres.statements import Row, Statements
@@ -17,7 +15,6 @@ from experiment_domain.idempotency import (
     still_in_progress,
 )
 from experiment_domain.kernel.entity import StatusChange, StatusHistory
-from experiment_domain.kernel.events import Event, EventLog, RecordedEvent
 
 
 class PostgresStatusHistory(StatusHistory):
@@ -71,46 +68,6 @@ def transition(row: Row) -> StatusChange:
         role=role,
         reason=reason,
     )
-
-
-class PostgresOutbox(EventLog):
-    """Keeps events in `outbox`, for a relay to read in the order of commits. It refuses UPDATE, DELETE and TRUNCATE."""
-
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    def record(self, *events: RecordedEvent) -> None:
-        self._statements.write(
-            "INSERT INTO outbox (id, project_id, subject, type, at, data, actor) SELECT * FROM unnest(%s::uuid[],"
-            " %s::uuid[], %s::text[], %s::text[], %s::timestamptz[], %s::jsonb[], %s::text[])",
-            columns_of(
-                (
-                    recorded.id,
-                    recorded.event.project_id,
-                    recorded.event.subject,
-                    recorded.event.type,
-                    recorded.event.at,
-                    Jsonb(dict(recorded.event.data)),
-                    recorded.actor,
-                )
-                for recorded in events
-            ),
-        )
-
-    async def of(self, subject: str, *, limit: int, after: tuple[datetime, UUID] | None) -> Sequence[RecordedEvent]:
-        answer = self._statements.ask(
-            "SELECT id, project_id, type, at, data, coalesce(actor, '') FROM outbox WHERE subject = %s"
-            f"{'' if after is None else ' AND (at, id) > (%s, %s)'} ORDER BY at, id LIMIT %s",
-            [subject, *(after or ()), limit],
-        )
-        return [
-            RecordedEvent(
-                id=event_id,
-                event=Event(type=kind, project_id=project_id, subject=subject, at=at, data=data),
-                actor=actor,
-            )
-            for event_id, project_id, kind, at, data, actor in await answer.rows()
-        ]
 
 
 class PostgresIdempotency(IdempotencyRecords):

@@ -22,13 +22,10 @@ from experiment_adapters.postgres.cards import PostgresRunCards
 from experiment_adapters.postgres.chores import PostgresChores
 from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
+from experiment_adapters.postgres.events import PostgresOutbox
 from experiment_adapters.postgres.experiments import PostgresExperiments
 from experiment_adapters.postgres.projects import PostgresProjects
-from experiment_adapters.postgres.records import (
-    PostgresIdempotency,
-    PostgresOutbox,
-    PostgresStatusHistory,
-)
+from experiment_adapters.postgres.records import PostgresIdempotency, PostgresStatusHistory
 from experiment_adapters.postgres.runs import PostgresRuns
 from experiment_adapters.postgres.scalars import PostgresScalars
 from experiment_adapters.postgres.sensors import HAS_TOKEN, PostgresSensors
