@@ -16,6 +16,7 @@ from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain.audit import AuditFilter
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.kernel.news import News
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_http import paths
 from http_api import API, Client, World, app_over, documented, refusal, token_of
@@ -41,6 +42,10 @@ class Broken(UnitsOfWork):
     async def begin(self, principal: Any, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
         raise self._error
         yield
+
+    @property
+    def news(self) -> News:
+        raise self._error
 
 
 @pytest.mark.parametrize("sent", ["abc", "A-b_c.9", "x" * 128])

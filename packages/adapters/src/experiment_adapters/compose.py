@@ -14,6 +14,7 @@ from experiment_adapters.settings import Settings
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain import Services
 from experiment_domain.kernel.access import Authenticator, Principal
+from experiment_domain.kernel.news import News
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 
 
@@ -33,6 +34,11 @@ class Database(UnitsOfWork):
     def begin(self, principal: Principal, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
         """A unit of work for `principal`."""
         return self._open().begin(principal, read_only=read_only)
+
+    @property
+    def news(self) -> News:
+        """Hints of what units of work have committed."""
+        return self._open().news
 
     @property
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:

@@ -17,6 +17,7 @@ from experiment_domain.idempotency import IdempotencyRecords
 from experiment_domain.kernel.access import Grants, Principal
 from experiment_domain.kernel.entity import StatusHistory
 from experiment_domain.kernel.events import EventLog
+from experiment_domain.kernel.news import News
 from experiment_domain.projects import ProjectRepository
 from experiment_domain.runs import RunRepository
 from experiment_domain.scalars import ScalarMetrics
@@ -24,6 +25,7 @@ from experiment_domain.sensors import SensorRepository
 from experiment_domain.telemetry.envelopes import Envelopes
 from experiment_domain.telemetry.grids import Grids
 from experiment_domain.telemetry.layers import PhysicalLayers
+from experiment_domain.telemetry.live import LiveReadings
 from experiment_domain.telemetry.store import TelemetryStore
 
 
@@ -45,6 +47,7 @@ class UnitOfWork(Protocol):
     telemetry: TelemetryStore
     envelopes: Envelopes
     grids: Grids
+    live: LiveReadings
     scalars: ScalarMetrics
     layers: PhysicalLayers
     backfills: BackfillRepository
@@ -72,3 +75,8 @@ class UnitsOfWork(Protocol):
     @abstractmethod
     def begin(self, principal: Principal, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
         """A unit of work for `principal`. A read-only one takes no locks and may be served by a replica."""
+
+    @property
+    @abstractmethod
+    def news(self) -> News:
+        """Hints of what units of work have committed."""

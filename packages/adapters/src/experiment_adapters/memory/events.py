@@ -31,21 +31,22 @@ class MemoryEvents(EventLog):
         limit: int,
         project_ids: Collection[UUID] | None = None,
         types: Collection[str] = (),
+        until: str | None = None,
     ) -> EventPart:
         self._transaction.settle()
-        start = int(place or 0)
+        start, end = int(place or 0), int(until or len(self._store.events))
         if start > len(self._store.events):
             raise place_lost()
         found = [
             PlacedEvent(recorded=recorded, place=str(number))
-            for number, recorded in enumerate(self._store.events[start:], start + 1)
+            for number, recorded in enumerate(self._store.events[start:end], start + 1)
             if (project_ids is None or recorded.event.project_id in project_ids)
             and (not types or recorded.event.type in types)
         ]
         events = found[:limit]
         if len(found) > limit:
             return EventPart(events=events, place=events[-1].place, more=True)
-        return EventPart(events=events, place=await self.latest(), more=False)
+        return EventPart(events=events, place=str(max(start, end)), more=False)
 
     async def latest(self) -> str:
         return str(len(self._store.events))

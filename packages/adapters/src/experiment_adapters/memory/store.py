@@ -105,10 +105,12 @@ class Transaction:
         if self._refusal is not None:
             raise self._refusal
 
-    def commit(self) -> None:
-        """Make the writes so far final."""
+    def commit(self) -> bool:
+        """Make the writes so far final; whether there were any."""
         self.settle()
+        has_written = bool(self._undo)
         self._undo.clear()
+        return has_written
 
     def roll_back(self) -> None:
         """Undo every write since the last commit, the latest first."""

@@ -19,6 +19,7 @@ from experiment_adapters.memory.grids import MemoryGrids
 from experiment_adapters.memory.history import MemoryStatusHistory
 from experiment_adapters.memory.idempotency import MemoryIdempotency
 from experiment_adapters.memory.layers import MemoryLayers
+from experiment_adapters.memory.live import MemoryLive
 from experiment_adapters.memory.projects import MemoryProjects
 from experiment_adapters.memory.runs import MemoryRuns
 from experiment_adapters.memory.scalars import MemoryScalars
@@ -26,6 +27,7 @@ from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
+from experiment_adapters.news import Bell
 from experiment_domain.kernel.access import Grants, Integration, Principal, Role, SensorToken, System
 from experiment_domain.kernel.errors import Unauthenticated
 from experiment_domain.kernel.events import RecordedEvent
@@ -35,10 +37,11 @@ from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 class MemoryUnitOfWork(UnitOfWork):
     """One unit of work, alone with the store."""
 
-    def __init__(self, store: Store, transaction: Transaction, principal: Principal) -> None:
+    def __init__(self, store: Store, transaction: Transaction, principal: Principal, bell: Bell) -> None:
         self._store = store
         self._transaction = transaction
         self._principal = principal
+        self._bell = bell
         captures = MemoryCaptures(store, transaction)
         sensors = MemorySensors(store, transaction)
         self.projects = MemoryProjects(store, transaction)
@@ -53,6 +56,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.telemetry = MemoryTelemetry(store, transaction, sensors, captures, self.layers)
         self.envelopes = MemoryEnvelopes(store, transaction)
         self.grids = MemoryGrids(store, transaction, captures)
+        self.live = MemoryLive(store, transaction)
         self.backfills = MemoryBackfills(store, transaction)
         self.scalars = MemoryScalars(store, transaction)
         self.history = MemoryStatusHistory(store, transaction)
@@ -77,7 +81,8 @@ class MemoryUnitOfWork(UnitOfWork):
         return Grants.of_user(principal, memberships)
 
     async def commit(self) -> None:
-        self._transaction.commit()
+        if self._transaction.commit():
+            self._bell.ring()
 
 
 class MemoryUnitsOfWork(UnitsOfWork):
@@ -86,17 +91,22 @@ class MemoryUnitsOfWork(UnitsOfWork):
     def __init__(self) -> None:
         self._store = Store()
         self._turn = Turn()
+        self._bell = Bell()
 
     @property
     def events(self) -> list[RecordedEvent]:
         """All events so far, oldest first."""
         return list(self._store.events)
 
+    @property
+    def news(self) -> Bell:
+        return self._bell
+
     @asynccontextmanager
     async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
         async with self._turn:
             transaction = Transaction(read_only=read_only)
             try:
-                yield MemoryUnitOfWork(self._store, transaction, principal)
+                yield MemoryUnitOfWork(self._store, transaction, principal, self._bell)
             finally:
                 transaction.roll_back()

@@ -12,6 +12,7 @@ from experiment_adapters.postgres.mapping import columns_of
 from experiment_adapters.postgres.snapshots import Window, newest, snapshot
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain.kernel.events import Event, EventLog, EventPart, PlacedEvent, RecordedEvent, place_lost
+from experiment_domain.kernel.news import EVENTS
 
 _EVENT = "id, type, project_id, subject, at, data, coalesce(actor, '') AS actor"
 
@@ -23,6 +24,7 @@ class PostgresOutbox(EventLog):
         self._statements = statements
 
     def record(self, *events: RecordedEvent) -> None:
+        self._statements.tell(EVENTS, *(recorded.event.subject for recorded in events))
         self._statements.write(
             "INSERT INTO outbox (id, project_id, subject, type, at, data, actor) SELECT * FROM unnest(%s::uuid[],"
             " %s::uuid[], %s::text[], %s::text[], %s::timestamptz[], %s::jsonb[], %s::text[])",
@@ -55,8 +57,9 @@ class PostgresOutbox(EventLog):
         limit: int,
         project_ids: Collection[UUID] | None = None,
         types: Collection[str] = (),
+        until: str | None = None,
     ) -> EventPart:
-        window = Window.parsed(place)
+        window = Window.parsed(place).up_to(until)
         conditions = Conditions()
         window.narrow(conditions)
         if project_ids is not None:
@@ -70,12 +73,13 @@ class PostgresOutbox(EventLog):
         )
         if now is None:
             raise place_lost()
+        more = len(rows) > limit
+        places = window.behind([row[0] for row in rows[:limit]], now, more=more)
         events = [
-            PlacedEvent(recorded=_recorded(row), place=window.behind(position, now)) for position, *row in rows[:limit]
+            PlacedEvent(recorded=_recorded(row), place=place)
+            for (_, *row), place in zip(rows[:limit], places, strict=True)
         ]
-        if len(rows) > limit:
-            return EventPart(events=events, place=events[-1].place, more=True)
-        return EventPart(events=events, place=window.end(now), more=False)
+        return EventPart(events=events, place=events[-1].place if more else window.end(now), more=more)
 
     async def latest(self) -> str:
         return await snapshot(self._statements)

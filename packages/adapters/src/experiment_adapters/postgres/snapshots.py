@@ -9,7 +9,7 @@ written when the first was committed, the first has the lower position, and is n
 from collections.abc import Sequence
 from typing import Any, Self
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Row, Statements
@@ -40,6 +40,10 @@ class Window:
         seen, *rest = place.split(" ")
         return cls(seen=seen, until=rest[0], position=int(rest[1])) if rest else cls(seen=seen)
 
+    def up_to(self, place: str | None) -> "Window":
+        """The same, up to a place that once was the latest one."""
+        return self if place is None else evolve(self, until=place.partition(" ")[0])
+
     def narrow(self, conditions: Conditions) -> None:
         """Keep a query to the rows of this window: their table has the columns `transaction_id` and `position`."""
         # The first one is for an index: what came before the oldest transaction that was not over has been seen.
@@ -50,9 +54,10 @@ class Window:
         if self.position:
             conditions.add("position > %s", self.position)
 
-    def behind(self, position: int, now: str) -> str:
-        """The place behind a row of this window, which was read in the snapshot `now`."""
-        return f"{self.seen} {self.until or now} {position}"
+    def behind(self, positions: Sequence[int], now: str, *, more: bool) -> list[str]:
+        """The places behind rows of this window, which were read in the snapshot `now`: all, or there are more."""
+        places = [f"{self.seen} {self.until or now} {position}" for position in positions]
+        return places if more else [*places[:-1], self.end(now)][: len(places)]
 
     def end(self, now: str) -> str:
         """The place behind all of this window."""

@@ -62,6 +62,8 @@ class Statements:
         self._connection: Connection | None = None
         self._open = False
         self._failure: psycopg.Error | None = None
+        self._topics: set[str] = set()
+        self.news: set[str] = set()
 
     def write(self, sql: str, parameters: Sequence[Any]) -> None:
         """Queue a statement whose rows do not matter. A unit of work that only reads has no transaction for it."""
@@ -72,6 +74,10 @@ class Statements:
         """Refuse what changes something where nothing would hold it together."""
         if not self._in_transaction:
             raise RuntimeError("this unit of work only reads: begin one for commands")
+
+    def tell(self, *topics: str) -> None:
+        """There is `news` of these topics, once what was written is committed."""
+        self._topics.update(topics)
 
     def ask(self, sql: str, parameters: Sequence[Any], *, prepare: bool = True) -> Answer:
         """Queue a query; one whose plan depends on its parameters is not to be prepared."""
@@ -122,6 +128,7 @@ class Statements:
             if self._queue or self._open:
                 await self.send(commit=True)
                 self._open = False
+            self.news |= self._topics
 
     async def close(self) -> None:
         """Roll back what was not committed, and give the connection back."""

@@ -24,6 +24,7 @@ from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
 from experiment_adapters.postgres.events import PostgresOutbox
 from experiment_adapters.postgres.experiments import PostgresExperiments
+from experiment_adapters.postgres.news import PostgresNews
 from experiment_adapters.postgres.projects import PostgresProjects
 from experiment_adapters.postgres.records import PostgresIdempotency, PostgresStatusHistory
 from experiment_adapters.postgres.runs import PostgresRuns
@@ -35,6 +36,7 @@ from experiment_adapters.postgres.telemetry import arrays
 from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
 from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
+from experiment_adapters.postgres.telemetry.live import PostgresLive
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
@@ -100,6 +102,10 @@ class PostgresUnitOfWork(UnitOfWork):
         return PostgresGrids(self._statements)
 
     @cached_property
+    def live(self) -> PostgresLive:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresLive(self._statements)
+
+    @cached_property
     def scalars(self) -> PostgresScalars:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresScalars(self._statements)
 
@@ -155,10 +161,15 @@ class PostgresUnitOfWork(UnitOfWork):
 class PostgresUnitsOfWork(UnitsOfWork):
     """Begins units of work on the connections of a pool, and of a second one for reading where there is a replica."""
 
-    def __init__(self, pool: Pool, read_pool: Pool, patience: float) -> None:
+    def __init__(self, pool: Pool, read_pool: Pool, news: PostgresNews, patience: float) -> None:
         self._pool = pool
         self._read_pool = read_pool
+        self._news = news
         self._patience = patience
+
+    @property
+    def news(self) -> PostgresNews:
+        return self._news
 
     @classmethod
     @asynccontextmanager
@@ -175,7 +186,9 @@ class PostgresUnitsOfWork(UnitsOfWork):
             read_pool = pool
             if settings.read_url is not None:
                 read_pool = await stack.enter_async_context(_pool(settings, settings.read_url, writing=False))
-            yield cls(pool, read_pool, settings.patience)
+            listener = PostgresNews(pool, settings.url, _parameters(settings, settings.url, True), settings.patience)
+            news = await stack.enter_async_context(listener.lasting())
+            yield cls(pool, read_pool, news, settings.patience)
 
     @asynccontextmanager
     async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[UnitOfWork]:
@@ -186,6 +199,7 @@ class PostgresUnitsOfWork(UnitsOfWork):
             yield PostgresUnitOfWork(statements, principal)
         finally:
             await statements.close()
+            self._news.tell(statements.news)
 
     async def check(self, *, read_only: bool = False) -> None:
         """Ask the database, or the one to read from, for a sign of life. Raises `Unavailable`."""
@@ -194,7 +208,8 @@ class PostgresUnitsOfWork(UnitsOfWork):
                 await connection.execute("SELECT 1")
 
 
-def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
+def _parameters(settings: DatabaseSettings, url: str, writing: bool) -> dict[str, object]:
+    """How each connection is made."""
     own = conninfo_to_dict(url).get("options") or ""
     milliseconds = int(settings.statement_timeout * 1000)
     parameters: dict[str, object] = {
@@ -211,7 +226,10 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
     }
     if writing:
         parameters["target_session_attrs"] = "read-write"
+    return parameters
 
+
+def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
     async def configure(connection: Connection) -> None:
         arrays.register(connection)
         set_json_dumps(msgspec.json.encode, connection)
@@ -227,7 +245,7 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
     return AsyncConnectionPool(
         url,
         connection_class=AsyncConnection[tuple[object, ...]],
-        kwargs=parameters,
+        kwargs=_parameters(settings, url, writing),
         min_size=settings.pool_min,
         max_size=settings.pool_max,
         timeout=settings.pool_timeout,

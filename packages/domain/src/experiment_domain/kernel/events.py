@@ -70,8 +70,11 @@ class EventLog(Protocol):
         limit: int,
         project_ids: Collection[UUID] | None = None,
         types: Collection[str] = (),
+        until: str | None = None,
     ) -> EventPart:
         """The first `limit` events behind a place, or from the beginning, of these projects and types or of all.
+
+        None that is behind `until`, which was the latest place at some time.
 
         Who goes on from part to part is told of every event once, and of each subject's in the order in which they
         happened, however long the transactions last that record them; those of different subjects come about in the

@@ -20,7 +20,9 @@ from experiment_domain.usecases.captures import CaptureUseCases
 from experiment_domain.usecases.cards import CardUseCases
 from experiment_domain.usecases.comparisons import ComparisonUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
+from experiment_domain.usecases.events import EventUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
+from experiment_domain.usecases.live import LiveUseCases
 from experiment_domain.usecases.projects import ProjectUseCases
 from experiment_domain.usecases.recording import Recorder
 from experiment_domain.usecases.runs import RunUseCases
@@ -101,6 +103,16 @@ class Work:
     def audit(self) -> AuditUseCases:
         """The audit log."""
         return AuditUseCases(self._recorder)
+
+    @cached_property
+    def live(self) -> LiveUseCases:
+        """Readings as they come in."""
+        return LiveUseCases(self._recorder)
+
+    @cached_property
+    def events(self) -> EventUseCases:
+        """What has happened."""
+        return EventUseCases(self._recorder)
 
     @property
     def idempotency(self) -> IdempotencyRecords:

@@ -116,8 +116,8 @@ _STATISTICS = ", ".join(NAMES)
 
 _RAW = f"""
 INSERT INTO telemetry_chunks
-    (capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
-SELECT capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
+    (transaction_id, capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
+SELECT pg_current_xact_id(), capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
 FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
 """
 
@@ -167,6 +167,7 @@ class PostgresTelemetry(TelemetryStore):
 
     def append(self, intake: Intake) -> None:
         receipt = intake.receipt
+        self._statements.tell(f"capture_session/{receipt.capture_session_id}")
         self._statements.write(
             "INSERT INTO telemetry_batches (capture_session_id, sensor_id, key, digest, accepted, late, received_at)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s)",
