@@ -134,6 +134,10 @@ class Api:
         self._pool = pool
         self._head = f"Host: {pool.host}:{pool.port}\r\nAuthorization: Bearer {token}\r\n"
 
+    def bearing(self, token: str) -> "Api":
+        """The same with another token."""
+        return Api(self._pool, token)
+
     def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         content = b""

@@ -2,11 +2,16 @@
 
 import math
 import platform
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import define, field
+
+from load.http_client import ConnectionBroken, Pool
+
+NOT_MODIFIED = 304
 
 Row = tuple[str, ...]
 HEADER: Row = ("scenario", "request", "rate /s", "count", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors")
@@ -25,6 +30,21 @@ class Measure:
         times = [percentile(ordered, share) * 1_000 for share in (0.50, 0.95, 0.99, 1.0)]
         errors = ", ".join(f"{number}× {what}" for what, number in self.errors.most_common(3)) or "0"
         return scenario, kind, f"{count / seconds:,.0f}", f"{count:,}", *(f"{value:,.1f}" for value in times), errors
+
+
+async def measured(pool: Pool, request: bytes, measure: Measure, since: float | None = None) -> bytes | None:
+    """Send a request and note how long it took since it was meant to be sent; its answer, None for an error."""
+    began = time.perf_counter() if since is None else since
+    try:
+        status, body = await pool.ask(request)
+    except (OSError, ConnectionBroken, TimeoutError) as error:
+        measure.errors[type(error).__name__] += 1
+        return None
+    if not 200 <= status < 300 and status != NOT_MODIFIED:
+        measure.errors[str(status)] += 1
+        return None
+    measure.latencies.append(time.perf_counter() - began)
+    return body
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

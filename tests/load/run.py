@@ -5,21 +5,29 @@ import asyncio
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fix_up import Up, command
-from load import scenarios
+from fix_up import Up
+from load.bench import USER, Bench, Scenario
+from load.cards import cards
 from load.http_client import Api, Pool
+from load.ingest import ingest
+from load.lists import filters, lists
 from load.measures import Row, machine, table
+from load.mixed import closed, mixed
 
-USER = "load"
-SCENARIOS = ("mixed", "closed", "lists", "filters", "ingest")
-MIXED_RUNS = 20_000  # two experiments: one to list, one to create in
-CLOSED_SECONDS = 8.0
-LIST_SECONDS = 15.0
+SCENARIOS: Mapping[str, Scenario] = {
+    "mixed": mixed,
+    "closed": closed,
+    "lists": lists,
+    "filters": filters,
+    "cards": cards,
+    "ingest": ingest,
+}
+CONNECTIONS = 256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,42 +60,21 @@ def _measure(home: Path, chosen: Sequence[str], options: argparse.Namespace) -> 
         up.wait_until_ready()
         token = up.token(USER)
         for name in chosen:
-            project_id = ""
-            if name in ("mixed", "closed", "lists", "filters"):
-                runs = options.runs if name in ("lists", "filters") else MIXED_RUNS
-                project_id, note = _seed(up, runs)
-                notes.append(f"{name}: seeded {note}")
             print(f"{name} …", file=sys.stderr, flush=True)
-            rows += asyncio.run(_run(up, token, name, project_id, options))
+            rows += asyncio.run(_run(up, token, name, options, notes))
         notes.append(_memory(up))
     return rows, notes
 
 
-async def _run(up: Up, token: str, name: str, project_id: str, options: argparse.Namespace) -> list[Row]:
-    pool = Pool("127.0.0.1", up.port, scenarios.CONNECTIONS)
-    api = Api(pool, token)
+async def _run(up: Up, token: str, name: str, options: argparse.Namespace, notes: list[str]) -> list[Row]:
+    pool = Pool("127.0.0.1", up.port, CONNECTIONS)
+    values = {"seconds": options.seconds, "rate": options.rate, "runs": options.runs}
+    bench = Bench(up=up, pool=pool, api=Api(pool, token), **values)
     try:
-        if name == "ingest":
-            return await scenarios.ingest(pool, api, seconds=options.seconds)
-        if name == "lists":
-            return await scenarios.lists(pool, api, project_id, seconds=min(options.seconds, LIST_SECONDS))
-        if name == "filters":
-            return await scenarios.filters(pool, api, project_id)
-        stock = await scenarios.stock_of(api, project_id)
-        if name == "closed":
-            return await scenarios.closed(pool, api, stock, seconds=min(options.seconds, CLOSED_SECONDS))
-        return await scenarios.mixed(pool, api, stock, rate=options.rate, seconds=options.seconds)
+        return await SCENARIOS[name](bench)
     finally:
+        notes.extend(f"{name}: {note}" for note in bench.notes)
         pool.close()
-
-
-def _seed(up: Up, runs: int) -> tuple[str, str]:
-    arguments = ("seed", "--runs", str(runs), "--user", USER, "--data-dir", str(up.data_dir))
-    made = command(*arguments, home=up.home, timeout=300)
-    found = re.search(r"project ([0-9a-f-]{36}): (.*)", made.stdout)
-    if made.returncode or not found:
-        raise SystemExit(f"seed failed: {made.stderr}")
-    return found[1], found[2]
 
 
 def _memory(up: Up) -> str:
