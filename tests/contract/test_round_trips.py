@@ -1,7 +1,8 @@
 """How often a unit of work goes to PostgreSQL and back: a command is two or three round trips, not ten."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
 
@@ -9,11 +10,14 @@ from entities import NOW, a_batch, a_column
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain import SensorToken, Services, User
 from experiment_domain.kernel.access import Principal
-from experiment_domain.runs import Run, RunFilter
+from experiment_domain.runs import Run, RunFilter, RunStatus, Tagging
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Work
+from experiment_domain.usecases.runs import RunOutcome
+
+BulkUse = Callable[[Work, Sequence[UUID]], Awaitable[Sequence[RunOutcome]]]
 
 ANN = User(id="ann")
 START = micros(NOW)
@@ -110,3 +114,57 @@ async def test_starting_a_session_takes_as_many_round_trips_whatever_the_sensors
             await trips_of(monkeypatch, services, ANN, lambda work, run=run: work.captures.create(run.id, start=True))
         )
     assert found == [5, 5]
+
+
+@pytest.mark.postgres
+async def test_bulk_commands_are_as_many_statements_whatever_the_runs(
+    runner, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(to: RunStatus) -> BulkUse:
+        return lambda work, ids: work.runs.set_statuses(ids, to)
+
+    uses: list[BulkUse] = [
+        moved(RunStatus.RUNNING),
+        moved(RunStatus.FINISHED),
+        lambda work, ids: work.runs.tag(ids, Tagging(add=("nightly",))),
+        moved(RunStatus.ARCHIVED),
+    ]
+    found: list[list[list[int]]] = []
+    for count in (2, 200):
+        async with services.begin(ANN) as work:
+            project = await work.projects.create(name="Rig 7")
+            experiment = await work.experiments.create(project_id=project.id, name="Creep")
+            ids = [(await work.runs.create(experiment.id, name=f"{number}")).id for number in range(count)]
+        trips: list[list[int]] = []
+        for use in uses:
+            with counted(monkeypatch) as sent:
+                async with services.begin(ANN) as work:
+                    outcomes = await use(work, ids)
+            assert [outcome.refusal for outcome in outcomes] == [None] * count
+            trips.append(sent)
+        found.append(trips)
+    assert found[0] == found[1]
+    assert all(sum(sent) <= 20 for sent in found[0]), found[0]
+
+
+@pytest.mark.postgres
+async def test_a_card_is_at_most_three_statements(runner, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await a_running_run(services)
+    async with services.begin(ANN) as work:
+        made = await work.sensors.register(
+            project_id=run.project_id, name="TC", sensor_type="k", input_unit="mV", display_unit="°C"
+        )
+        await work.runs.bind(run.id, made.sensor.id)
+        session = await work.captures.create(run.id, start=True)
+    async with services.begin(SensorToken(token_hash=token_hash(made.token))) as work:
+        await work.telemetry.ingest(a_batch(a_column([START], [1.5]), session=session.id))
+    with counted(monkeypatch) as sent:
+        async with services.read(ANN) as work:
+            card = await work.cards.of_run(run.id)
+    assert card.metrics is not None
+    assert [metrics.statistics.count for metrics in card.metrics if metrics.statistics] == [1]
+    assert sum(sent) <= 3, sent
+    with counted(monkeypatch) as sent:
+        async with services.read(ANN) as work:
+            assert (await work.cards.of_run(run.id, known=[card.tag])).metrics is None
+    assert sum(sent) <= 2, sent

@@ -1,5 +1,6 @@
 """Statistics grouped by buckets of time: of chunks by what they say of themselves, of readings one by one."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -30,25 +31,28 @@ class Part:
 
     def joined(self, other: "Part") -> "Part":
         """Both together; `first` and `last` are those of the part that begins first and of the one that ends last."""
-        starts = [at for at in (self.starts_at, other.starts_at) if at is not None]
-        ends = [at for at in (self.ends_at, other.ends_at) if at is not None]
-        part = Part(
+        if self.starts_at is None or self.ends_at is None or other.starts_at is None or other.ends_at is None:
+            return self if other.starts_at is None else other
+        statistics, first, last = self.statistics, self, self
+        if self.statistics is None:
+            statistics, first, last = other.statistics, other, other
+        elif other.statistics is not None:
+            before, after = self.first_at <= other.first_at, self.last_at > other.last_at
+            first, last = self if before else other, self if after else other
+            statistics = self.statistics.then(other.statistics)
+            if not before or after:
+                firsts = self.statistics if before else other.statistics
+                lasts = self.statistics if after else other.statistics
+                statistics = evolve(statistics, first=firsts.first, last=lasts.last)
+        return Part(
             readings=self.readings + other.readings,
             late=self.late + other.late,
-            starts_at=min(starts, default=None),
-            ends_at=max(ends, default=None),
+            starts_at=min(self.starts_at, other.starts_at),
+            ends_at=max(self.ends_at, other.ends_at),
+            statistics=statistics,
+            first_at=first.first_at,
+            last_at=last.last_at,
         )
-        if self.statistics is None or other.statistics is None:
-            one = self if self.statistics is not None else other
-            return evolve(part, statistics=one.statistics, first_at=one.first_at, last_at=one.last_at)
-        first = self if self.first_at <= other.first_at else other
-        last = self if self.last_at > other.last_at else other
-        assert first.statistics is not None  # noqa: S101
-        assert last.statistics is not None  # noqa: S101
-        statistics = evolve(
-            self.statistics.then(other.statistics), first=first.statistics.first, last=last.statistics.last
-        )
-        return evolve(part, statistics=statistics, first_at=first.first_at, last_at=last.last_at)
 
     @property
     def duration(self) -> float:
@@ -58,11 +62,13 @@ class Part:
 
 @frozen(kw_only=True, eq=False)
 class Spans:
-    """Stretches of one series in the order of time, and their statistics: of each chunk, or of each reading.
+    """Stretches of series, and their statistics: of each chunk, or of each reading.
 
-    `starts` and `ends` are in microseconds; where `count` is 0 there are no values, and NaN stands for them.
+    `owners` are the numbers of the series, which rise; those of one series are in the order of time. `starts` and
+    `ends` are in microseconds; where `count` is 0 there are no values, and NaN stands for them.
     """
 
+    owners: Integers
     starts: Integers
     ends: Integers
     readings: Integers
@@ -76,10 +82,11 @@ class Spans:
     last: Floats
 
     @classmethod
-    def of_readings(cls, merged: Merged) -> "Spans":
-        """Each reading as a stretch of its own."""
+    def of_readings(cls, merged: Merged, owner: int) -> "Spans":
+        """Each reading of a series as a stretch of its own."""
         values = merged.values
         return cls(
+            owners=np.full(len(values), owner),
             starts=merged.timestamps,
             ends=merged.timestamps,
             readings=np.ones(len(values), np.int64),
@@ -96,6 +103,7 @@ class Spans:
     def at(self, places: "Integers | Flags") -> "Spans":
         """Some of them, in the order of the places."""
         return Spans(
+            owners=self.owners[places],
             starts=self.starts[places],
             ends=self.ends[places],
             readings=self.readings[places],
@@ -110,12 +118,17 @@ class Spans:
         )
 
     def overlap(self) -> Flags:
-        """Which of them have a moment in common with another one."""
+        """Which of them have a moment in common with another one of their series."""
         found = np.zeros(len(self.starts), np.bool_)
-        if len(found) > 1:
-            reached = np.maximum.accumulate(self.ends)
-            found[1:] |= reached[:-1] >= self.starts[1:]
-            found[:-1] |= self.starts[1:] <= self.ends[:-1]
+        follows = self.owners[1:] == self.owners[:-1]
+        met = follows & (self.starts[1:] <= self.ends[:-1])
+        if met.any():
+            # How far a series reaches up to a stretch, as a rank among all moments: that of the next begins beyond it.
+            moments = np.unique(np.concatenate((self.starts, self.ends)))
+            beyond = self.owners * len(moments)
+            reached = np.maximum.accumulate(beyond + np.searchsorted(moments, self.ends))
+            found[1:] |= follows & (reached[:-1] >= (beyond + np.searchsorted(moments, self.starts))[1:])
+            found[:-1] |= met
         return found
 
     def outsized(self) -> Flags:
@@ -123,17 +136,18 @@ class Spans:
         peak = np.fmax(np.abs(self.minimum), np.abs(self.maximum))
         return (peak > LARGE) | ((peak > 0.0) & (peak < SMALL))
 
-    def parts(self, width: int | None) -> dict[int | None, Part]:
-        """By the start of each bucket of `width` microseconds what is in it, or under None all of it.
+    def parts(self, width: int | None) -> dict[tuple[int, int | None], Part]:
+        """By owner and start of each bucket of `width` microseconds what is in it, or under None all of a series.
 
         None of them may lie in two buckets or overlap another one. Raises `Invalid` where there are too many buckets.
         """
         if not len(self.starts):
             return {}
         keys = self.starts // width if width is not None else np.zeros(len(self.starts), np.int64)
-        begins = np.concatenate(([True], keys[1:] != keys[:-1]))
+        begins = np.concatenate(([True], (keys[1:] != keys[:-1]) | (self.owners[1:] != self.owners[:-1])))
         edges = np.flatnonzero(begins)
-        check_buckets(len(edges))
+        if width is not None:
+            check_buckets(len(edges))
         group = np.cumsum(begins) - 1
         valid = self.count > 0
         weight = self.count.astype(np.float64)
@@ -154,14 +168,10 @@ class Spans:
         readings = np.add.reduceat(self.readings, edges)
         late = np.add.reduceat(self.late, edges)
         bounds = np.append(edges, len(keys))
-        found: dict[int | None, Part] = {}
-        for place in range(len(edges)):
-            part = Part(
-                readings=int(readings[place]),
-                late=int(late[place]),
-                starts_at=int(self.starts[edges[place]]),
-                ends_at=int(self.ends[bounds[place + 1] - 1]),
-            )
+        found: dict[tuple[int, int | None], Part] = {}
+        for place, edge in enumerate(edges.tolist()):
+            statistics: Statistics | None = None
+            first_at = last_at = 0
             if count[place]:
                 peak = max(abs(float(minimum[place])), abs(float(maximum[place])))
                 statistics = Statistics(
@@ -176,32 +186,42 @@ class Spans:
                 if peak > LARGE or 0.0 < peak < SMALL:
                     # Only readings can be outsized here: such chunks are opened.
                     statistics = Statistics.of(self.mean[bounds[place] : bounds[place + 1]].tolist())
-                part = evolve(
-                    part,
-                    statistics=statistics,
-                    first_at=int(self.starts[first[place]]),
-                    last_at=int(self.ends[last[place]]),
-                )
-            found[None if width is None else int(keys[edges[place]]) * width] = part
+                first_at, last_at = int(self.starts[first[place]]), int(self.ends[last[place]])
+            found[int(self.owners[edge]), None if width is None else int(keys[edge]) * width] = Part(
+                readings=int(readings[place]),
+                late=int(late[place]),
+                starts_at=int(self.starts[edge]),
+                ends_at=int(self.ends[bounds[place + 1] - 1]),
+                statistics=statistics,
+                first_at=first_at,
+                last_at=last_at,
+            )
         return found
 
 
-@frozen(kw_only=True, eq=False)
-class Headers:
-    """A series and its chunks in one layer, as far as their headers tell; `profile_id` is None in the raw layer."""
+@frozen(kw_only=True)
+class Summed:
+    """A series whose chunks are summed up in one layer; `profile_id` is None in the raw one."""
 
     capture_session_id: UUID
     series_id: int
     sensor_id: UUID
     signal: str
     profile_id: UUID | None
-    positions: Integers
-    spans: Spans
 
     @property
     def key(self) -> tuple[UUID, str, UUID | None]:
         """What the series of several sessions are counted together by."""
         return self.sensor_id, self.signal, self.profile_id
+
+
+@frozen(kw_only=True, eq=False)
+class SummedChunks:
+    """Series and the chunks of all of them, as far as their headers tell; each chunk's owner is a place in `series`."""
+
+    series: Sequence[Summed]
+    positions: Integers
+    spans: Spans
 
     def to_open(self, width: int | None) -> Flags:
         """Which chunks cannot be summed up by their statistics alone."""

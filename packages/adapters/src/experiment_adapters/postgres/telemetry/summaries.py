@@ -8,8 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
-from experiment_adapters.postgres.telemetry.arrays import Integers
-from experiment_adapters.postgres.telemetry.buckets import Headers, Part, Spans
+from experiment_adapters.postgres.telemetry.buckets import Flags, Part, Spans, Summed, SummedChunks
 from experiment_adapters.postgres.telemetry.merging import Opened, merge
 from experiment_domain.telemetry.store import Layer, check_buckets
 
@@ -91,77 +90,75 @@ async def summaries(
     microseconds, each bucket by itself, in the order of time. Raises `Invalid` where there are too many.
     """
     found = await _headers(statements, where, parameters, layer)
+    if found is None:
+        return []
     if width is not None:
         _check_least(found, width)
-    parts: list[dict[int | None, Part]] = []
-    to_open: list[tuple[Headers, Sequence[int]]] = []
-    for header in found:
-        aside = header.to_open(width)
-        parts.append(header.spans.at(~aside).parts(width))
-        if aside.any():
-            to_open.append((header, header.positions[aside].tolist()))
-    places = {header.series_id: place for place, header in enumerate(found)}
-    buckets = {(header.key, at) for header, known in zip(found, parts, strict=True) for at in known}
-    async for series_id, island in _islands(statements, to_open):
-        place = places[series_id]
-        known = parts[place]
-        for at, part in Spans.of_readings(merge(island)).parts(width).items():
-            known[at] = known[at].joined(part) if at in known else part
-            buckets.add((found[place].key, at))
+    aside = found.to_open(width)
+    parts = found.spans.at(~aside).parts(width)
+    buckets = {(found.series[owner].key, at) for owner, at in parts}
+    async for owner, island in _islands(statements, found, aside):
+        for place, part in Spans.of_readings(merge(island), owner).parts(width).items():
+            parts[place] = parts[place].joined(part) if place in parts else part
+            buckets.add((found.series[owner].key, place[1]))
         if width is not None:
             check_buckets(len(buckets))
     return [
         Summary(
-            capture_session_id=header.capture_session_id,
-            sensor_id=header.sensor_id,
-            signal=header.signal,
-            profile_id=header.profile_id,
+            capture_session_id=found.series[owner].capture_session_id,
+            sensor_id=found.series[owner].sensor_id,
+            signal=found.series[owner].signal,
+            profile_id=found.series[owner].profile_id,
             at=at,
-            part=known[at],
+            part=parts[owner, at],
         )
-        for header, known in zip(found, parts, strict=True)
-        for at in sorted(known, key=lambda at: at or 0)
+        for owner, at in sorted(parts, key=lambda place: (place[0], place[1] or 0))
     ]
 
 
-async def _headers(statements: Statements, where: str, parameters: Sequence[Any], layer: Layer | None) -> list[Headers]:
-    """The series that a condition names, by sensor, signal and session, and their chunks in the order of time."""
+async def _headers(
+    statements: Statements, where: str, parameters: Sequence[Any], layer: Layer | None
+) -> SummedChunks | None:
+    """The series that a condition names, by sensor, signal and session, and their chunks; None where there are none."""
     sql = {
         Layer.RAW: _RAW,
         Layer.PHYSICAL: _PHYSICAL,
         None: f"{_PHYSICAL} UNION ALL {_WITHOUT_PHYSICAL}",
     }[layer].format(where=where)
     rows = await statements.ask(sql, parameters if layer else [*parameters, *parameters]).rows()
-    found: list[Headers] = []
-    for session_id, series_id, sensor_id, signal, profile_id, *arrays in rows:
-        received, summed = _in_common(arrays[:5], arrays[5:])
-        positions, readings, starts, ends, late = received
-        order = np.lexsort((positions, starts))
-        spans = Spans(
-            starts=starts,
-            ends=ends,
-            readings=readings.astype(np.int64),
-            late=late.astype(np.int64),
-            count=summed[1].astype(np.int64),
-            minimum=summed[2],
-            maximum=summed[3],
-            mean=summed[4],
-            squares=summed[5],
-            first=summed[6],
-            last=summed[7],
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (row[2], row[3], row[0]))
+    columns = [[*received, *summed] for received, summed in (_in_common(row[5:10], row[10:]) for row in rows)]
+    owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
+    positions, readings, starts, ends, late, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
+    minimum, maximum, mean, squares, first, last = statistics
+    order = np.lexsort((positions, starts, owners))
+    spans = Spans(
+        owners=owners,
+        starts=starts,
+        ends=ends,
+        readings=readings.astype(np.int64),
+        late=late.astype(np.int64),
+        count=count.astype(np.int64),
+        minimum=minimum,
+        maximum=maximum,
+        mean=mean,
+        squares=squares,
+        first=first,
+        last=last,
+    )
+    series = [
+        Summed(
+            capture_session_id=session_id,
+            series_id=series_id,
+            sensor_id=sensor_id,
+            signal=signal,
+            profile_id=profile_id,
         )
-        found.append(
-            Headers(
-                capture_session_id=session_id,
-                series_id=series_id,
-                sensor_id=sensor_id,
-                signal=signal,
-                profile_id=profile_id,
-                positions=positions[order].astype(np.int64),
-                spans=spans.at(order),
-            )
-        )
-    return sorted(found, key=lambda header: (header.sensor_id, header.signal, header.capture_session_id))
+        for session_id, series_id, sensor_id, signal, profile_id, *_ in rows
+    ]
+    return SummedChunks(series=series, positions=positions[order].astype(np.int64), spans=spans.at(order))
 
 
 def _in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -172,24 +169,23 @@ def _in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence
     return [column[ours] for column in received], [column[theirs] for column in summed]
 
 
-def _check_least(found: Iterable[Headers], width: int) -> None:
+def _check_least(found: SummedChunks, width: int) -> None:
     """Refuse what has too many buckets by the first and last readings of its chunks alone, before any is opened."""
-    least: dict[Any, Integers] = {}
-    for header in found:
-        ends = np.concatenate((header.spans.starts, header.spans.ends)) // width
-        known = least.get(header.key)
-        least[header.key] = np.unique(ends if known is None else np.concatenate((known, ends)))
-    check_buckets(sum(map(len, least.values())))
+    numbers: dict[Any, int] = {}
+    keys = np.array([numbers.setdefault(series.key, len(numbers)) for series in found.series])[found.spans.owners]
+    ends = np.concatenate((found.spans.starts, found.spans.ends)) // width
+    check_buckets(len(np.unique(np.stack((np.tile(keys, 2), ends)), axis=1).T))
 
 
 async def _islands(
-    statements: Statements, to_open: Sequence[tuple[Headers, Sequence[int]]]
+    statements: Statements, found: SummedChunks, aside: Flags
 ) -> AsyncIterator[tuple[int, list[Opened]]]:
-    """Chunks of series that overlap, opened a few at a time, and with their arrays handed out together."""
+    """Chunks that overlap, opened a few at a time, and with their arrays handed out together, and with their owner."""
+    owners = {series.series_id: owner for owner, series in enumerate(found.series)}
+    places = zip(found.spans.owners[aside].tolist(), found.positions[aside].tolist(), strict=True)
     wanted = [
-        (header.capture_session_id, header.series_id, header.profile_id, position)
-        for header, positions in to_open
-        for position in positions
+        (series.capture_session_id, series.series_id, series.profile_id, position)
+        for series, position in ((found.series[owner], position) for owner, position in places)
     ]
     island: list[Opened] = []
     current, reached = 0, 0
@@ -197,13 +193,13 @@ async def _islands(
         columns = map(list, zip(*wanted[start : start + OPENED_AT_ONCE], strict=True))
         for series_id, position, late, timestamps, values in await statements.ask(_OPEN, [*columns]).rows():
             if island and (series_id != current or timestamps[0] > reached):
-                yield current, island
+                yield owners[current], island
                 island = []
             reached = max(int(timestamps[-1]), reached) if island else int(timestamps[-1])
             current = series_id
             island.append(Opened(position=position, late=late, timestamps=timestamps, values=values))
     if island:
-        yield current, island
+        yield owners[current], island
 
 
 async def opened(
