@@ -4,13 +4,12 @@ import asyncio
 import math
 import random
 import statistics
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,149 +18,28 @@ from entities import (
     a_batch,
     a_column,
     a_profile,
-    a_project,
     a_run,
-    a_sensor,
     a_session,
     an_experiment,
     fresh,
     later,
 )
 from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
-from experiment_domain.conversions.profiles import ConversionProfile, ProfileStatus
-from experiment_domain.conversions.rules import Linear, ScalarConverter, ValidRange
-from experiment_domain.projects import Project
-from experiment_domain.runs import Run
-from experiment_domain.sensors import Sensor, new_token, token_hash
+from experiment_domain.conversions.profiles import ProfileStatus
+from experiment_domain.conversions.rules import Linear
+from experiment_domain.sensors import new_token, token_hash
 from experiment_domain.telemetry.batches import Batch, Column, micros, moment
 from experiment_domain.telemetry.statistics import Statistics
-from experiment_domain.telemetry.store import Admission, Chunk, Intake, Layer, Metrics, ReadingQuery, Receipt, Series
+from experiment_domain.telemetry.store import Layer, ReadingQuery, Receipt, Series
 from experiment_domain.unit_of_work import UnitsOfWork
 from keeping import SYSTEM, ask, committed, keep, refused, save
+from rig import SECOND, T0, Rig, check_statistics, column_of
 from strategies import finite_floats
-
-T0 = micros(NOW)
-SECOND = 1_000_000
-
-
-@frozen(kw_only=True)
-class Rig:
-    """A running session with one sensor, whose readings are doubled and increased by one from 0 to 100."""
-
-    units: UnitsOfWork
-    project: Project
-    run: Run
-    session: CaptureSession
-    sensor: Sensor
-    profile: ConversionProfile
-
-    @classmethod
-    async def build(cls, units: UnitsOfWork, *, with_profile: bool = True, **project_values: Any) -> "Rig":
-        project = a_project(**project_values)
-        experiment = an_experiment(project)
-        run, sensor = a_run(experiment), a_sensor(project)
-        profile = a_profile(
-            sensor, rule=Linear(2.0, 1.0), valid_range=ValidRange(0.0, 100.0), status=ProfileStatus.PUBLISHED
-        )
-        pin = Pin(
-            sensor_id=sensor.id,
-            profile_id=profile.id if with_profile else None,
-            profile_version=1 if with_profile else None,
-        )
-        session = a_session(run, status=CaptureStatus.RUNNING, pins=(pin,))
-        await keep(units, project, experiment, run, sensor, profile, session)
-        return cls(units=units, project=project, run=run, session=session, sensor=sensor, profile=profile)
-
-    async def admit(self, batch: Batch, at: Any = NOW) -> Admission | None:
-        async with committed(self.units) as uow:
-            return await uow.telemetry.admit(self.sensor.token_hash, batch.capture_session_id, batch.key, at)
-
-    def intake(self, batch: Batch, session: CaptureSession, *, late: bool = False, at: Any = NOW) -> Intake:
-        """The batch as the use case hands it on."""
-        pin = session.pin_of(self.sensor.id)
-        assert pin is not None
-        converted = pin.profile_id is not None
-        receipt = Receipt(
-            capture_session_id=session.id,
-            sensor_id=self.sensor.id,
-            key=batch.key,
-            digest=batch.digest,
-            accepted=len(batch),
-            late=len(batch) if late else 0,
-            received_at=at,
-        )
-        chunks = [
-            Chunk(
-                column=layer,
-                physical=ScalarConverter().convert(self.profile.rule, layer.values, self.profile.valid_range)
-                if converted
-                else None,
-            )
-            for column in batch.columns
-            for layer in column.layers()
-        ]
-        return Intake(
-            receipt=receipt, project_id=session.project_id, profile_id=pin.profile_id, is_late=late, chunks=chunks
-        )
-
-    async def deliver(
-        self, *columns: Column, late: bool = False, session: CaptureSession | None = None, at: Any = NOW
-    ) -> None:
-        """Keep a batch of its own."""
-        batch = a_batch(*columns, batch_id=str(fresh()))
-        async with committed(self.units) as uow:
-            assert await uow.telemetry.admit(self.sensor.token_hash, self.session.id, batch.key, at) is not None
-            uow.telemetry.append(self.intake(batch, session or self.session, late=late, at=at))
-
-    async def read(self, layer: Layer = Layer.RAW, limit: int = 1_000, **values: Any) -> list[tuple[int, float]]:
-        query = ReadingQuery(
-            **{
-                "capture_session_id": self.session.id,
-                "sensor_id": self.sensor.id,
-                "signal": "value",
-                "layer": layer,
-                "profile_id": self.profile.id if layer is Layer.PHYSICAL else None,
-                "limit": limit,
-                **values,
-            }
-        )
-        found = await ask(self.units, lambda uow: uow.telemetry.read(query))
-        assert (found.timestamps.typecode, found.values.typecode) == ("q", "d")
-        assert not found.more
-        return list(zip(found.timestamps, found.values, strict=True))
-
-    async def series(self) -> list[Series]:
-        return list(await ask(self.units, lambda uow: uow.telemetry.series(self.session.id)))
-
-    async def only_series(self) -> Series:
-        (found,) = await self.series()
-        return found
-
-    async def metrics(self, layer: Layer, signals: Sequence[str] = ()) -> list[Metrics]:
-        return list(await ask(self.units, lambda uow: uow.telemetry.metrics(self.run.id, layer=layer, signals=signals)))
-
-    async def stopped(self) -> CaptureSession:
-        stopped = self.session.stop(CaptureStatus.SUCCEEDED, at=later(60)).result
-        await save(self.units, stopped)
-        return stopped
 
 
 @pytest.fixture
 def rig(runner: asyncio.Runner, units_of_work: UnitsOfWork) -> Rig:
     return runner.run(Rig.build(units_of_work))
-
-
-def _same(found: Statistics | None, values: Sequence[float]) -> None:
-    """Statistics are those of values, exactly where sums are not concerned."""
-    expected = Statistics.of(values)
-    if expected is None or found is None:
-        assert found is expected
-        return
-    assert (found.count, found.minimum, found.maximum) == (expected.count, expected.minimum, expected.maximum)
-    assert (found.first, found.last) == (expected.first, expected.last)
-    scale = max(abs(expected.minimum), abs(expected.maximum))
-    assert found.mean == pytest.approx(expected.mean, rel=1e-9, abs=1e-12 * scale)
-    assert found.deviation == pytest.approx(expected.deviation, rel=1e-9, abs=1e-7 * scale)
 
 
 async def test_readings_come_back_as_they_are(rig: Rig):
@@ -212,7 +90,7 @@ async def test_within_a_batch_too(rig: Rig):
     assert await rig.read() == [(T0, 6.0), (T0 + 1, 4.0), (T0 + 2, 5.0)]
     assert (await rig.only_series()).count == 3
     (metrics,) = await rig.metrics(Layer.RAW)
-    _same(metrics.statistics, [6.0, 4.0, 5.0])
+    check_statistics(metrics.statistics, [6.0, 4.0, 5.0])
 
 
 async def test_an_island_within_a_longer_chunk(rig: Rig):
@@ -222,7 +100,7 @@ async def test_an_island_within_a_longer_chunk(rig: Rig):
     await rig.deliver(a_column([T0 + 20, T0 + 30], [5.0, 6.0]))
     assert [value for _, value in await rig.read()] == [1.0, 5.0, 6.0, 3.0, 4.0, 2.0]
     (metrics,) = await rig.metrics(Layer.RAW)
-    _same(metrics.statistics, [1.0, 5.0, 6.0, 3.0, 4.0, 2.0])
+    check_statistics(metrics.statistics, [1.0, 5.0, 6.0, 3.0, 4.0, 2.0])
     # Part of the window is left of every chunk that begins in it.
     assert await rig.read(start=T0 + 45, end=T0 + 101) == [(T0 + 50, 4.0), (T0 + 100, 2.0)]
 
@@ -252,15 +130,15 @@ async def test_readings_out_of_range_have_no_physical_value(rig: Rig):
     assert (series.count, series.out_of_range) == (4, 2)
     (metrics,) = await rig.metrics(Layer.PHYSICAL)
     assert metrics.out_of_range == 2
-    _same(metrics.statistics, [1.0, 201.0])
+    check_statistics(metrics.statistics, [1.0, 201.0])
     (raw,) = await rig.metrics(Layer.RAW)
     assert raw.out_of_range == 0
-    _same(raw.statistics, [-1.0, 0.0, 100.0, 100.5])
+    check_statistics(raw.statistics, [-1.0, 0.0, 100.0, 100.5])
     # A correction brings one back and takes another one out.
     await rig.deliver(a_column([T0, T0 + 1], [5.0, 500.0]))
     assert (await rig.only_series()).out_of_range == 2
     (metrics,) = await rig.metrics(Layer.PHYSICAL)
-    _same(metrics.statistics, [11.0, 201.0])
+    check_statistics(metrics.statistics, [11.0, 201.0])
 
 
 async def test_a_series_whose_readings_are_all_out_of_range(rig: Rig):
@@ -387,25 +265,21 @@ async def test_the_order_of_arrival_does_not_matter(units_of_work: UnitsOfWork, 
     # Some are sent twice over, in other batches and in another order.
     batches += [chance.sample(readings, 20) for _ in range(3)]
     in_order, out_of_order = await Rig.build(units_of_work), await Rig.build(units_of_work)
-    await in_order.deliver(_column(readings))
+    await in_order.deliver(column_of(readings))
     for batch in batches:
-        await out_of_order.deliver(_column(batch))
+        await out_of_order.deliver(column_of(batch))
     assert await out_of_order.read() == await in_order.read() == readings
     for layer in Layer:
         (one,), (other,) = await in_order.metrics(layer), await out_of_order.metrics(layer)
         values = [value for _, value in await in_order.read(layer)]
-        _same(one.statistics, values)
-        _same(other.statistics, values)
+        check_statistics(one.statistics, values)
+        check_statistics(other.statistics, values)
         assert (one.late, one.out_of_range) == (other.late, other.out_of_range)
     facts = [
         (it.count, it.late, it.out_of_range, it.first_timestamp, it.last_timestamp)
         for it in (await in_order.only_series(), await out_of_order.only_series())
     ]
     assert facts[0] == facts[1]
-
-
-def _column(readings: Sequence[tuple[int, float]], signal: str = "value") -> Column:
-    return a_column([stamp for stamp, _ in readings], [value for _, value in readings], signal)
 
 
 async def test_metrics_by_hand(rig: Rig):
@@ -443,7 +317,7 @@ async def test_no_reading_is_too_small_or_too_large_for_metrics(rig: Rig, values
         await rig.deliver(a_column([T0 + place], [value]))
     assert (await rig.only_series()).count == len(values)
     (metrics,) = await rig.metrics(Layer.RAW)
-    _same(metrics.statistics, values)
+    check_statistics(metrics.statistics, values)
 
 
 async def test_metrics_span_the_sessions_of_a_run(rig: Rig):
@@ -456,7 +330,7 @@ async def test_metrics_span_the_sessions_of_a_run(rig: Rig):
     await rig.deliver(a_column([T0, T0 + 100, T0 + 300], [1.0, 2.0, 3.0]), late=True, session=second)
     await rig.deliver(a_column([T0 - 100], [1000.0]), session=deleted)
     (metrics,) = await rig.metrics(Layer.RAW)
-    _same(metrics.statistics, [1.0, 10.0, 2.0, 20.0, 3.0])
+    check_statistics(metrics.statistics, [1.0, 10.0, 2.0, 20.0, 3.0])
     assert metrics.late == 3
     assert await ask(rig.units, lambda uow: uow.telemetry.metrics(fresh(), layer=Layer.RAW)) == []
 
@@ -473,11 +347,11 @@ async def test_series_of_different_profile_versions_are_kept_apart(rig: Rig):
     await rig.deliver(a_column([T0 + 2, T0 + 3], [30.0, 500.0]), session=second)
     one, other = sorted(await rig.metrics(Layer.PHYSICAL), key=lambda it: it.profile_id == newer.id)
     assert (one.profile_id, other.profile_id) == (rig.profile.id, newer.id)
-    _same(one.statistics, [21.0, 41.0])
-    _same(other.statistics, [61.0])
+    check_statistics(one.statistics, [21.0, 41.0])
+    check_statistics(other.statistics, [61.0])
     assert (one.out_of_range, other.out_of_range) == (0, 1)
     (raw,) = await rig.metrics(Layer.RAW)
-    _same(raw.statistics, [10.0, 20.0, 30.0, 500.0])
+    check_statistics(raw.statistics, [10.0, 20.0, 30.0, 500.0])
     assert (await rig.only_series()).profile_id == stopped.pins[0].profile_id
 
 
@@ -734,7 +608,7 @@ async def test_a_large_batch(rig: Rig):
 
 STAMPS = st.integers(0, 12).map(lambda offset: T0 + offset * SECOND)
 COLUMNS = st.builds(
-    _column,
+    column_of,
     st.lists(st.tuples(STAMPS, st.integers(-20, 120).map(float) | finite_floats()), min_size=1, max_size=8),
     st.sampled_from(["value", "other"]),
 )
@@ -775,7 +649,7 @@ async def _agrees(
         for layer, values in ((Layer.RAW, raw), (Layer.PHYSICAL, physical)):
             found = metrics[series.signal, layer]
             assert (found.late, found.out_of_range) == (late, gone if layer is Layer.PHYSICAL else 0)
-            _same(found.statistics, list(values.values()))
+            check_statistics(found.statistics, list(values.values()))
             assert repr(await rig.read(layer, signal=series.signal)) == repr(list(values.items()))
             start, end = window
             inside = [(stamp, value) for stamp, value in values.items() if start <= stamp < end]

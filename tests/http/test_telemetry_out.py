@@ -6,17 +6,29 @@ import io
 import json
 import math
 from array import array
+from collections.abc import AsyncGenerator
 from typing import Any
+from uuid import UUID
 
+import pyarrow as pa
+import pyarrow.ipc
 import pytest
 from litestar import Litestar
 
-from experiment_domain.telemetry.store import Layer, Readings
 from experiment_domain.usecases.telemetry import LayerReadings
-from experiment_http.v1.telemetry_out import MOST, CsvStream, Place
+from experiment_http.arrow import batch_from_arrow
+from experiment_http.bodies import ARROW
+from experiment_http.tables import Kind, Part, Table, TableStream
+from experiment_http.v1.telemetry_out import MOST, Place
 from http_api import World, new_world, refusal
 
 BASE = 1_773_051_273_000_000
+READINGS = pa.schema(
+    [
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("value", pa.float64()),
+    ]
+)
 
 
 async def record(world: World, values: list[float], *, signal: str = "value", start: int = BASE, **more: Any) -> None:
@@ -129,7 +141,7 @@ async def test_limits(world: World, runner: object) -> None:
         ({"end": "2026-03-09T10:14:35Z"}, [0, 1]),
         ({"start": str(BASE + 1_000_000), "end": str(BASE + 3_000_000)}, [1, 2]),
         ({"start": "2026-03-09T11:14:36.000001+01:00"}, [4]),
-        ({"start": "2026-03-09T10:14:35Z", "end": "2026-03-09T10:14:35Z"}, []),
+        ({"start": "2026-03-09T10:14:35.000001Z", "end": "2026-03-09T10:14:36Z"}, []),
         ({"start": "0001-01-01T00:00:00Z", "end": "9999-12-31T23:59:59.999999Z"}, [0, 1, 2, 3, 4]),
         ({"start": "-62135596800000000", "end": "253402300799999999"}, [0, 1, 2, 3, 4]),
     ],
@@ -155,8 +167,9 @@ async def test_a_range_of_time(world: World, runner: object, query: dict[str, st
         {"layer": "cooked"},
         {"signal": ""},
         {"sensor_id": "x"},
-        {"points": "100"},
         {"start": ["1", "2"]},
+        {"end": "2026-03-09T10:14:35Z", "start": "2026-03-09T10:14:35Z"},
+        {"end": str(BASE), "start": str(BASE + 1)},
     ],
 )
 async def test_bad_queries(world: World, runner: object, query: dict[str, Any]) -> None:
@@ -245,9 +258,10 @@ async def test_csv_in_pages(world: World, runner: object) -> None:
 
 
 async def test_what_cannot_be_had(world: World, runner: object) -> None:
-    for accept in ("application/vnd.apache.arrow.stream", "text/html", "text/csv;q=0, application/json;q=0"):
-        answer = await world.viewer.get(telemetry(world), headers={"Accept": accept})
-        refusal(answer, 406, "not_acceptable")
+    for accept in ("application/vnd.apache.arrow.file", "text/html", "text/csv;q=0, application/json;q=0"):
+        for query in ({}, {"points": "10"}):
+            answer = await world.viewer.get(telemetry(world), headers={"Accept": accept}, params=query)
+            refusal(answer, 406, "not_acceptable")
     assert (await world.viewer.get(telemetry(world), headers={"Accept": "text/*"})).text.startswith("timestamp")
 
 
@@ -337,24 +351,74 @@ async def test_ends_of_a_range_beyond_the_years(world: World, runner: object, ed
     await world.viewer.refused("GET", telemetry(world), 422, "invalid", params=edge)
 
 
-async def test_a_stream_ends_when_its_reader_has_left(runner: object) -> None:
+async def test_arrow_comes_whole(world: World, runner: object) -> None:
+    values = [math.sin(n) * 10 ** (n % 30 - 15) for n in range(2 * MOST + 1)]
+    for start in range(0, len(values), MOST):
+        await record(world, values[start : start + MOST], start=BASE + start * 1_000_000)
+    answer = await world.viewer.get(telemetry(world), headers={"Accept": ARROW})
+    assert answer.headers["content-type"] == ARROW
+    with pa.ipc.open_stream(answer.content) as stream:
+        assert stream.schema.equals(READINGS)
+        assert stream.schema.metadata == {
+            b"capture_session_id": world.session_id.encode(),
+            b"sensor_id": world.sensor_id.encode(),
+            b"signal": b"value",
+            b"layer": b"physical",
+            b"profile_id": world.profile_id.encode(),
+        }
+        batches = list(stream)
+    assert [len(batch) for batch in batches] == [MOST, MOST, 1]
+    found = pa.Table.from_batches(batches)
+    assert found["timestamp"].cast("int64").to_pylist() == [BASE + n * 1_000_000 for n in range(len(values))]
+    assert found["value"].to_pylist() == [2 * value + 1 if value >= -100 else None for value in values]
+
+
+async def test_what_comes_out_as_arrow_can_be_sent_again(world: World, runner: object) -> None:
+    await record(world, [1.0, -2.5, 5e-324])
+    answer = await world.editor.get(telemetry(world), params={"layer": "raw"}, headers={"Accept": ARROW})
+    batch = batch_from_arrow(answer.content)
+    (column,) = batch.columns
+    assert batch.capture_session_id == UUID(world.session_id)
+    assert (list(column.timestamps), list(column.values)) == (
+        [BASE, BASE + 1_000_000, BASE + 2_000_000],
+        [1.0, -2.5, 5e-324],
+    )
+
+
+async def test_arrow_in_pages(world: World, runner: object) -> None:
+    await record(world, [float(n) for n in range(5)])
+    url = f"{telemetry(world)}?limit=2&signal=value"
+    found: list[float] = []
+    while url:
+        answer = await world.viewer.get(url, headers={"Accept": ARROW})
+        found += pa.ipc.open_stream(answer.content).read_all()["value"].to_pylist()
+        url = answer.links.get("next", {}).get("url", "").removeprefix("/api/v1")
+    assert found == [1.0, 3.0, 5.0, 7.0, 9.0]
+
+
+@pytest.mark.parametrize("accept", ["text/csv", ARROW])
+async def test_no_readings_are_a_table_without_rows(world: World, runner: object, accept: str) -> None:
+    answer = await world.viewer.get(telemetry(world), headers={"Accept": accept})
+    if accept == ARROW:
+        assert pa.ipc.open_stream(answer.content).read_all().num_rows == 0
+    else:
+        assert answer.text == "timestamp,value\n"
+
+
+@pytest.mark.parametrize("accept", ["text/csv", ARROW])
+async def test_a_stream_ends_when_its_reader_has_left(runner: object, accept: str) -> None:
     reads: list[int] = []
 
-    class Endless:
-        """A series that always has more."""
+    async def endless() -> AsyncGenerator[Part]:
+        try:
+            while True:
+                reads.append(1)
+                await asyncio.sleep(0)
+                yield part
+        finally:
+            reads.append(0)
 
-        async def read(self, call: object, limit: int) -> LayerReadings:
-            reads.append(limit)
-            await asyncio.sleep(0)
-            return found
-
-        def after(self, found: LayerReadings) -> "Endless":
-            return self
-
-    readings = Readings(timestamps=array("q", [BASE]), values=array("d", [1.0]), more=True)
-    found = LayerReadings(layer=Layer.RAW, profile_id=None, readings=readings)
-    endless: Any = Endless()
-    nobody: Any = None
+    part = array("q", [BASE]), array("d", [1.0])
     arriving = asyncio.Event()
 
     async def receive() -> Any:
@@ -365,7 +429,9 @@ async def test_a_stream_ends_when_its_reader_has_left(runner: object) -> None:
         if len(reads) == 3:
             arriving.set()
 
-    stream = CsvStream(call=nobody, first=found, following=endless)
+    table = Table(columns={"timestamp": Kind.TIME, "value": Kind.NUMBER})
+    stream = TableStream(table=table, media_type=accept, first=part, rest=endless())
     scope: Any = {}
     await asyncio.wait_for(stream(scope, receive, send), 10)
-    assert 3 <= len(reads) <= 5
+    assert 3 <= sum(reads) <= 5
+    assert reads[-1] == 0  # the reading has ended as well

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from attrs import field, frozen
 from litestar import Request
@@ -77,6 +78,11 @@ class Call:
     def cursor(self, place: Any) -> str:
         """The cursor that leads on from `place`."""
         return self.api.cursors.write(place, self.query_digest)
+
+    def link(self, cursor: str) -> str:
+        """The `Link` to the page that a cursor leads on to."""
+        repeated = [(name, value) for name, value in self.pairs if name != "cursor"]
+        return f'<{self.path}?{urlencode([*repeated, ("cursor", cursor)])}>; rel="next"'
 
     def place(self, cursor: str | None) -> Any:
         """The place that a cursor leads on from, None where there is no cursor."""

@@ -3,11 +3,13 @@
 from abc import abstractmethod
 from array import array
 from bisect import bisect_left
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 from uuid import UUID
 
 from attrs import frozen
 
+from experiment_domain.telemetry.batches import LATEST
 from experiment_domain.telemetry.store import Layer
 
 POINTS = 10_000
@@ -54,6 +56,9 @@ class Pixels:
         if low >= high:
             return None
         place = bisect_left(_WIDTHS, -(-(high - low) // query.points))
+        if low > first and query.points > 1:
+            # Wide enough wherever a window of this length begins, so that moving it does not change the width.
+            place = max(place, bisect_left(_WIDTHS, (high - low - 2) // (query.points - 1) + 1))
         while (high - 1 - first) // _WIDTHS[place] - (low - first) // _WIDTHS[place] >= query.points:
             place += 1
         return cls(anchor=first, width=_WIDTHS[place], low=low, high=high)
@@ -66,9 +71,10 @@ class Pixels:
         """Where a part begins (inclusive) and ends (exclusive), as far as it was asked for."""
         start = self.anchor + number * self.width
         end = start + self.width
+        # The last part may end beyond the years there are.
         return (
             start if query.start is None else max(start, query.start),
-            end if query.end is None else min(end, query.end),
+            min(end, LATEST if query.end is None else query.end),
         )
 
 
@@ -104,6 +110,20 @@ class Envelope:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def columns(self) -> "Sequence[array[Any]]":
+        """Starts, ends, counts, minimums, maximums, firsts, lasts and means: as they are shown as a table."""
+        return (
+            self.starts,
+            self.ends,
+            self.counts,
+            self.minimums,
+            self.maximums,
+            self.firsts,
+            self.lasts,
+            self.means,
+        )
 
 
 class Envelopes(Protocol):

@@ -126,6 +126,7 @@ class TelemetryUseCases(UseCases):
     @requires(Permission.READ)
     async def read(self, permit: Permit, query: ReadingQuery, *, layer: Layer | None) -> LayerReadings:
         """Readings of one series. Without a `layer`: physical values where there are any, else raw ones."""
+        check_range(query.start, query.end)
         query = await self._layered(permit, query, layer)
         found = await self.uow.telemetry.read(query)
         return LayerReadings(layer=query.layer, profile_id=query.profile_id, readings=found)

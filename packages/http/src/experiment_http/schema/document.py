@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from experiment_domain.idempotency import KEPT_FOR
 from experiment_http import problems, signatures
-from experiment_http.answers import JSON
+from experiment_http.answers import JSON, Form
+from experiment_http.bodies import ARROW
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
@@ -318,7 +319,7 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
         done["content"] = {
             media_type: {"schema": dict(schema), "example": form.example()}
             if media_type == JSON
-            else {"schema": {"type": "string"}, "example": form.text_example}
+            else _text(media_type, form)
             for media_type in form.media_types
         }
     yield str(form.status), done
@@ -326,6 +327,12 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
     for status in sorted(_refusals(operation)):
         yield str(status), {"$ref": f"#/components/responses/{_problem_name(status)}"}
+
+
+def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
+    if media_type == ARROW:
+        return {"schema": {"type": "string", "format": "binary"}}
+    return {"schema": {"type": "string"}, "example": form.text_example}
 
 
 def _revalidates(operation: Operation) -> bool:

@@ -1,35 +1,35 @@
-"""Telemetry on its way out: readings of one series as JSON or CSV, and the series of a capture session."""
+"""Telemetry on its way out: readings of one series, or its envelope, and the series of a capture session."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlencode
 from uuid import UUID
 
 import msgspec
-from attrs import evolve, field, frozen
-from litestar.types import Receive, Scope, Send
+from attrs import evolve, frozen
 from msgspec import Meta, Struct
 
 from experiment_domain.kernel.errors import Invalid
 from experiment_domain.telemetry.batches import DEFAULT_SIGNAL, EARLIEST, LATEST, SIGNAL_LENGTH, micros
+from experiment_domain.telemetry.envelopes import POINTS, EnvelopeQuery
 from experiment_domain.telemetry.store import Layer, ReadingQuery, Readings, Series
 from experiment_domain.usecases import Work
-from experiment_domain.usecases.telemetry import LayerReadings, TelemetryUseCases
+from experiment_domain.usecases.telemetry import LayerEnvelope, LayerReadings, TelemetryUseCases
 from experiment_http import times
-from experiment_http.answers import JSON, Answer, Form, Items, View
+from experiment_http.answers import JSON, Answer, Items, View
 from experiment_http.negotiation import chosen
 from experiment_http.operations import Call, Operations
 from experiment_http.pagination import Cursor
+from experiment_http.tables import KINDS, Kind, Part, Table, TableForm, TableStream
 from experiment_http.times import Moment, Timestamp
 from experiment_http.v1 import telemetry_in
+from experiment_http.v1.envelopes import ENVELOPE_COLUMNS, EnvelopeView, envelope_items
 
 operations = Operations(telemetry_in.operations.tag, telemetry_in.operations.about)
-CSV = "text/csv"
 USUAL = 1_000
 MOST = 10_000
 """The most readings of one page, and of one read of a stream."""
+_COLUMNS: Mapping[str, Kind] = {"timestamp": Kind.TIME, "value": Kind.NUMBER}
 _SERIES: Mapping[str, Any] = {"sensor_id": "0195798a-1b2c-7d3e-9f40-51627384a5b6", "signal": "temperature"}
 
 Edge = Annotated[int, Meta(ge=EARLIEST, le=LATEST, description="Microseconds since the Unix epoch.")] | Moment
@@ -47,10 +47,17 @@ class TelemetryQuery(Struct, frozen=True, forbid_unknown_fields=True):
     start: Annotated[Edge, Meta(description="Inclusive.")] | None = None
     end: Annotated[Edge, Meta(description="Exclusive.")] | None = None
     limit: (
-        Annotated[int, Meta(ge=1, le=MOST, description=f"At most so many; in JSON {USUAL:,} if not given, in CSV all.")]
+        Annotated[
+            int,
+            Meta(ge=1, le=MOST, description=f"At most so many; in JSON {USUAL:,} if not given, in CSV and Arrow all."),
+        ]
         | None
     ) = None
     cursor: Cursor | None = None
+    points: (
+        Annotated[int, Meta(ge=1, le=POINTS, description="An envelope of at most so many parts, instead of readings.")]
+        | None
+    ) = None
 
 
 class Point(View, frozen=True, gc=False):
@@ -108,26 +115,6 @@ class SeriesView(View, frozen=True):
 
 
 @frozen(kw_only=True)
-class TelemetryForm(Form[Any]):
-    """Readings as JSON or CSV; the handler makes the answer itself."""
-
-    media_types: Sequence[str] = (JSON, CSV)
-    text_example: str = "timestamp,value\n2026-03-09T10:14:33.000000Z,26.0199\n"
-
-    def views(self) -> Sequence[type[Struct]]:
-        """The view in JSON."""
-        return (TelemetryView,)
-
-    def schema(self, refer: Callable[[type[Struct]], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """That of the view in JSON."""
-        return refer(TelemetryView)
-
-    def example(self) -> Any:
-        """That of the view in JSON."""
-        return TelemetryView.example
-
-
-@frozen(kw_only=True)
 class Place:
     """A place in a series: where a page ends, and whatever was found for the caller before the first one."""
 
@@ -146,69 +133,39 @@ class Place:
             return await work.telemetry.read(evolve(self.query, limit=limit), layer=self.layer)
 
 
-@frozen(kw_only=True)
-class CsvStream:
-    """Readings as CSV, read as they are sent, so that no more than one part of them is in memory."""
-
-    call: Call
-    first: LayerReadings
-    following: Place | None = None
-    link: str | None = field(default=None)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the scope says nothing new
-        """Send it, for as long as somebody is there to read it."""
-        left = asyncio.ensure_future(_left(receive))
-        try:
-            await self._send(send, left)
-        finally:
-            left.cancel()
-
-    async def _send(self, send: Send, left: "asyncio.Future[None]") -> None:
-        headers = [
-            (b"content-type", b"text/csv; charset=utf-8; header=present"),
-            (b"cache-control", b"private, no-cache"),
-            (b"vary", b"Accept"),
-        ]
-        if self.link is not None:
-            headers.append((b"link", self.link.encode("latin-1")))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        body = b"timestamp,value\n" + _lines(self.first.readings)
-        following = self.following
-        while following is not None:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            found = await following.read(self.call, MOST)
-            if left.done():
-                return
-            body = _lines(found.readings)
-            following = following.after(found) if found.readings.more else None
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 @operations.get(
-    "/capture-sessions/{session_id:uuid}/telemetry", TelemetryUseCases.read, TelemetryForm(), refuses=(409,)
+    "/capture-sessions/{session_id:uuid}/telemetry",
+    TelemetryUseCases.read,
+    TableForm(of=(TelemetryView, EnvelopeView), text_example="timestamp,value\n2026-03-09T10:14:33.000000Z,26.0199\n"),
+    refuses=(409,),
 )
-async def read_telemetry(call: Call, session_id: UUID, query: TelemetryQuery) -> "Answer | CsvStream":
-    """Read the readings of a series.
+async def read_telemetry(call: Call, session_id: UUID, query: TelemetryQuery) -> Answer | TableStream:
+    """Read the readings of a series, or its envelope.
 
-    `sensor_id` and `signal` can be left out where the session has only one series that fits. JSON comes in pages;
-    CSV (`Accept: text/csv`) comes whole, or with `limit` in pages, whose successors are named in `Link`.
+    `sensor_id` and `signal` can be left out where the session has only one series that fits. JSON comes in pages; CSV
+    (`Accept: text/csv`) and Arrow (`Accept: application/vnd.apache.arrow.stream`) come whole, or with `limit` in pages,
+    whose successors are named in `Link`.
+
+    With `points`, the series comes as at most so many parts of equal length, of which those that hold readings are
+    given: how many values a part has, and its smallest, largest, first, last and mean value. No extreme is ever left
+    out. A part begins at `timestamp` (inclusive) and ends at `end` (exclusive), within what is asked for. Where the
+    parts begin depends on the first reading of the series, not on `start`: a window that is moved shows the same parts.
     """
     place = await _place(call, session_id, query)
-    if chosen(call.headers.get(b"accept"), (JSON, CSV)) == JSON:
+    media_type = chosen(call.headers.get(b"accept"), KINDS)
+    if query.points is not None:
+        return await _envelope(call, place, query.points, media_type)
+    if media_type == JSON:
         found = await place.read(call, query.limit or USUAL)
         return _json(call, place.after(found), found)
     found = await place.read(call, query.limit or MOST)
     following = place.after(found) if found.readings.more else None
+    table = Table(columns=_COLUMNS, facts=_facts(place, found))
+    part = _part(found.readings)
     if query.limit is None:
-        return CsvStream(call=call, first=found, following=following)
-    link = None if following is None else _link(call, _cursor(call, following))
-    return CsvStream(call=call, first=found, link=link)
+        return TableStream(table=table, media_type=media_type, first=part, rest=_rest(call, following))
+    link = None if following is None else call.link(_cursor(call, following))
+    return TableStream(table=table, media_type=media_type, first=part, link=link)
 
 
 @operations.get("/capture-sessions/{session_id:uuid}/series", TelemetryUseCases.series, Items(view=SeriesView))
@@ -218,6 +175,10 @@ async def list_series(work: Work, session_id: UUID) -> Sequence[Series]:
 
 
 async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
+    if query.points is not None:
+        for name, value in (("limit", query.limit), ("cursor", query.cursor)):
+            if value is not None:
+                raise Invalid.at(name, "does not go with points")
     start, end = _edge("start", query.start), _edge("end", query.end)
     if query.cursor is None:
         sensor_id, signal = query.sensor_id, query.signal
@@ -294,16 +255,60 @@ def _json(call: Call, place: Place, found: LayerReadings) -> Answer:
         layer=found.layer,
         profile_id=found.profile_id,
     )
+    return _answer(view)
+
+
+def _answer(view: View) -> Answer:
     headers = {"Content-Type": JSON, "Cache-Control": "private, no-cache", "Vary": "Accept"}
     return Answer(200, headers, msgspec.json.encode(view))
 
 
-def _lines(readings: Readings) -> bytes:
-    written = zip(times.texts(readings.timestamps.tolist()), readings.values, strict=True)
-    # `repr` gives the shortest text that reads back as the same number; NaN stands for no value.
-    return "".join(f"{time},{'' if value != value else repr(value)}\n" for time, value in written).encode()  # noqa: PLR0124
+async def _envelope(call: Call, place: Place, points: int, media_type: str) -> Answer | TableStream:
+    query = place.query
+    wanted = EnvelopeQuery(
+        capture_session_id=query.capture_session_id,
+        sensor_id=query.sensor_id,
+        signal=query.signal,
+        layer=query.layer,
+        profile_id=query.profile_id,
+        start=query.start,
+        end=query.end,
+        points=points,
+    )
+    async with call.api.services.read(call.caller) as work:
+        found = await work.telemetry.envelope(wanted, layer=place.layer)
+    if media_type != JSON:
+        table = Table(columns=ENVELOPE_COLUMNS, facts=_facts(place, found))
+        return TableStream(table=table, media_type=media_type, first=found.envelope.columns)
+    return _answer(
+        EnvelopeView(
+            items=envelope_items(found.envelope),
+            sensor_id=query.sensor_id,
+            signal=query.signal,
+            layer=found.layer,
+            profile_id=found.profile_id,
+        )
+    )
 
 
-def _link(call: Call, cursor: str) -> str:
-    repeated = [(name, value) for name, value in call.pairs if name != "cursor"]
-    return f'<{call.path}?{urlencode([*repeated, ("cursor", cursor)])}>; rel="next"'
+async def _rest(call: Call, following: Place | None) -> AsyncGenerator[Part]:
+    while following is not None:
+        found = await following.read(call, MOST)
+        yield _part(found.readings)
+        following = following.after(found) if found.readings.more else None
+
+
+def _part(readings: Readings) -> Part:
+    return readings.timestamps, readings.values
+
+
+def _facts(place: Place, found: LayerReadings | LayerEnvelope) -> Mapping[str, str]:
+    """What an Arrow stream says of its series."""
+    query = place.query
+    facts = {
+        "capture_session_id": str(query.capture_session_id),
+        "sensor_id": str(query.sensor_id),
+        "signal": query.signal,
+        "layer": found.layer.value,
+    }
+    return facts if found.profile_id is None else {**facts, "profile_id": str(found.profile_id)}

@@ -21,7 +21,7 @@ from experiment_adapters.postgres.telemetry.headers import (
     opened,
     within,
 )
-from experiment_adapters.postgres.telemetry.merging import merge
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
 
@@ -144,14 +144,12 @@ class PostgresEnvelopes(Envelopes):
         ]
         for group in found.groups(np.flatnonzero(lone & ~inside & ~across)):
             chunks = await opened(self._statements, found, group)
-            timestamps = np.concatenate([chunk.timestamps for chunk in chunks])
-            parts.append(_pieces_of(timestamps, np.concatenate([chunk.values for chunk in chunks]), pixels))
+            parts.append(_pieces_of(chunks, pixels))
         for island in np.unique(islands[~lone]):
             chunks = []
             for group in found.groups(np.flatnonzero(islands == island)):
                 chunks += await opened(self._statements, found, group)
-            merged = merge(chunks)
-            parts.append(_pieces_of(merged.timestamps, merged.values, pixels))
+            parts.append(_pieces_of([merge(chunks)], pixels))
         places = np.flatnonzero(across)
         if len(places):
             sides = _sides(found, places, starts[places], Pieces.together(parts), pixels)
@@ -216,12 +214,16 @@ def _sides(
     return np.where(before & behind, 0, np.where(before, -1, np.where(behind, 1, shorter))).astype(np.int8)
 
 
-def _pieces_of(timestamps: Integers, values: Floats, pixels: Pixels) -> Pieces:
-    """Readings by strictly rising timestamps, pixel by pixel, as far as they are asked for."""
+def _pieces_of(chunks: "Sequence[Opened | Merged]", pixels: Pixels) -> Pieces:
+    """Readings chunk by chunk and pixel by pixel, as far as they are asked for; the chunks do not overlap."""
+    timestamps = np.concatenate([chunk.timestamps for chunk in chunks])
+    values = np.concatenate([chunk.values for chunk in chunks])
+    owners = np.repeat(np.arange(len(chunks)), [len(chunk.timestamps) for chunk in chunks])
     low, high = np.searchsorted(timestamps, (pixels.low, pixels.high))
-    timestamps, values = timestamps[low:high], values[low:high]
+    timestamps, values, owners = timestamps[low:high], values[low:high], owners[low:high]
     numbers = (timestamps - pixels.anchor) // pixels.width
-    bounds = _bounds(numbers)
+    # A chunk that was not opened may lie between two that were, in one pixel: each of them is a piece of its own.
+    bounds = _bounds(numbers, owners)
     size = len(bounds)
     missing = np.full(size, np.nan)
     pieces = Pieces(
@@ -234,13 +236,14 @@ def _pieces_of(timestamps: Integers, values: Floats, pixels: Pixels) -> Pieces:
         firsts=missing.copy(),
         lasts=missing.copy(),
     )
+    places = np.repeat(np.arange(size), np.diff(bounds, append=len(numbers)))
     present = ~np.isnan(values)
-    values, numbers = values[present], numbers[present]
+    values, places = values[present], places[present]
     if not len(values):
         return pieces
-    starts = _bounds(numbers)
+    starts = _bounds(places)
     ends = np.append(starts[1:], len(values))
-    filled = np.searchsorted(pieces.pixels, numbers[starts])
+    filled = places[starts]
     counts = ends - starts
     with np.errstate(over="ignore", invalid="ignore"):
         means = np.add.reduceat(values, starts) / counts
@@ -256,10 +259,10 @@ def _pieces_of(timestamps: Integers, values: Floats, pixels: Pixels) -> Pieces:
     return pieces
 
 
-def _bounds(numbers: Integers) -> Integers:
-    """Where runs of the same number begin."""
-    begins = np.ones(len(numbers), bool)
-    begins[1:] = numbers[1:] != numbers[:-1]
+def _bounds(*keys: Integers) -> Integers:
+    """Where runs of the same keys begin."""
+    begins = np.ones(len(keys[0]), bool)
+    begins[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
     return np.flatnonzero(begins)
 
 
