@@ -15,6 +15,7 @@ from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFou
 from experiment_domain.runs import Run
 from experiment_domain.sensors import new_token, token_hash
 from experiment_domain.telemetry.batches import BadReadings, micros
+from experiment_domain.telemetry.grids import GridQuestion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
@@ -412,3 +413,27 @@ async def test_first_batches_with_their_signals_the_other_way_round(lab: Laborat
         ]
         answers = await asyncio.gather(*(lab.ingest(made, batch) for batch in batches))
         assert [answer.accepted for answer in answers] == [40, 40]
+
+
+@pytest.mark.covers("telemetry.grid")
+async def test_the_columns_of_a_grid_stay_as_they_are_from_page_to_page(lab: Laboratory):
+    _, made, session = await _recording(lab)
+    await lab.ingest(made, a_batch(a_column([T0, T0 + 3], [1.0, 4.0]), session=session.id))
+    question = GridQuestion(step=1, limit=2, layer=Layer.RAW)
+    first = await lab.ask(lambda work: work.telemetry.grid(session.run_id, question))
+    await lab.ingest(made, a_batch(a_column([T0], [7.0], "another"), session=session.id))
+    question = evolve(question, after=first.following)
+    second = await lab.ask(lambda work: work.telemetry.grid(session.run_id, question, columns=first.columns))
+    assert [column.signal for column in second.columns] == ["value"]
+    assert [values.tolist() for values in (*first.values, *second.values)] == [[1.0, 1.0], [1.0, 4.0]]
+    assert second.following is None
+    anew = await lab.ask(lambda work: work.telemetry.grid(session.run_id, question))
+    assert [column.signal for column in anew.columns] == ["another", "value"]
+    # Columns that somebody else was given are no way around the policy.
+    with pytest.raises(Forbidden):
+        await lab.ask(
+            lambda work: work.telemetry.grid(session.run_id, GridQuestion(step=1), columns=first.columns), by=lab.viewer
+        )
+    other = await lab.run()
+    with pytest.raises(NotFound):
+        await lab.ask(lambda work: work.telemetry.grid(other.id, GridQuestion(step=1), columns=first.columns))

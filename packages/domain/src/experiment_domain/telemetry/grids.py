@@ -19,6 +19,8 @@ COLUMNS = 100
 """The most series of one grid."""
 CELLS = 100_000
 """The most values of one page: with many series a page has fewer rows."""
+LONGEST = 10_000_000
+"""The most rows of all pages together."""
 
 
 class Fill(StrEnum):
@@ -107,7 +109,7 @@ class GridQuestion:
         """The columns that are meant, by sensor and signal.
 
         Without a `layer`: physical values where a sensor's signal has any, else raw ones, if they are allowed.
-        Raises `Invalid` for signals that no series has.
+        Raises `Invalid` for signals that no series has, unless there are no series yet.
         """
         found = [
             source
@@ -116,12 +118,14 @@ class GridQuestion:
             and (not self.capture_session_ids or source.capture_session_id in self.capture_session_ids)
         ]
         known = {source.signal for source in found}
-        if unknown := [signal for signal in self.signals if signal not in known]:
+        # Several signals may stand in one text, unless it is the name of one.
+        wanted = {part for text in self.signals for part in ([text] if text in known else text.split(","))}
+        if found and (unknown := sorted(wanted - known)):
             raise Invalid.at("signals", f"no series that fits has the signal {unknown[0]}")
         columns = [
             column
             for (_, signal), group in groupby(found, key=lambda source: (source.sensor_id, source.signal))
-            if not self.signals or signal in self.signals
+            if not wanted or signal in wanted
             for column in self._column(list(group), raw_allowed=raw_allowed)
         ]
         if len(columns) > COLUMNS:
@@ -129,10 +133,15 @@ class GridQuestion:
         return columns
 
     def page(self, columns: Sequence[GridColumn]) -> "tuple[GridQuery, int | None]":
-        """The moments of this page, and where the next one begins, None where this is the last."""
+        """The moments of this page, and where the next one begins, None where this is the last.
+
+        Raises `Invalid` where there are more than `LONGEST` from the first to the last.
+        """
         sources = [source for column in columns for source in column.sources]
         start = self.start if self.start is not None else min((source.first for source in sources), default=0)
         end = self.end if self.end is not None else max((source.last for source in sources), default=start) + 1
+        if -(-(end - start) // self.step) > LONGEST:
+            raise Invalid.at("grid", f"makes more than {LONGEST:,} rows: take a longer one, or a part of the time")
         first = start if self.after is None else self.after
         left = max(0, -(-(end - first) // self.step)) if columns else 0
         rows = min(left, self.limit, CELLS // max(1, len(columns)))
@@ -157,6 +166,12 @@ class GridPage:
     query: GridQuery
     values: "Sequence[array[float]]"
     following: int | None
+
+    @property
+    def moments(self) -> "array[int]":
+        """The moments, in microseconds."""
+        query = self.query
+        return array("q", range(query.start, query.start + query.rows * query.step, query.step))
 
 
 def check_range(start: int | None, end: int | None) -> None:

@@ -18,7 +18,7 @@ from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.telemetry.batches import Batch, Column
 from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
-from experiment_domain.telemetry.grids import GridPage, GridQuestion, check_range
+from experiment_domain.telemetry.grids import GridColumn, GridPage, GridQuestion, check_range
 from experiment_domain.telemetry.store import (
     Admission,
     Chunk,
@@ -142,17 +142,27 @@ class TelemetryUseCases(UseCases):
         return LayerEnvelope(layer=query.layer, profile_id=query.profile_id, envelope=found)
 
     @requires(Permission.READ)
-    async def grid(self, permit: Permit, run_id: UUID, question: GridQuestion) -> GridPage:
-        """Series of a run at the same moments, in pages; what is left out is found where the readings lie."""
+    async def grid(
+        self, permit: Permit, run_id: UUID, question: GridQuestion, *, columns: Sequence[GridColumn] | None = None
+    ) -> GridPage:
+        """Series of a run at the same moments, in pages; what is left out is found where the readings lie.
+
+        The `columns` of a page before keep those that follow the same, whatever is recorded or converted meanwhile.
+        """
         run = await permit.holds(await self.uow.runs.get(run_id), "run")
         question.check()
         grants = await permit.grants()
-        if question.layer is Layer.RAW:
+        if question.layer is Layer.RAW or any(column.layer is Layer.RAW for column in columns or ()):
             await self._require_raw(grants, run.project_id)
-        raw_allowed = await self._raw_allowed(grants, run.project_id)
-        columns = question.columns(await self.uow.grids.sources(run_id), raw_allowed=raw_allowed)
+        if columns is None:
+            raw_allowed = await self._raw_allowed(grants, run.project_id)
+            columns = question.columns(await self.uow.grids.sources(run_id), raw_allowed=raw_allowed)
+        else:
+            sessions = {session.id for session in await self.uow.captures.of_runs([run_id])}
+            if not all(source.capture_session_id in sessions for column in columns for source in column.sources):
+                raise NotFound("series")
         query, following = question.page(columns)
-        values = [await self.uow.grids.column(column, query) for column in columns] if query.rows else []
+        values = [await self.uow.grids.column(column, query) if query.rows else array("d") for column in columns]
         return GridPage(columns=columns, query=query, values=values, following=following)
 
     async def _layered(self, permit: Permit, query: Q, layer: Layer | None) -> Q:

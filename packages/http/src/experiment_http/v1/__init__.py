@@ -10,6 +10,7 @@ from experiment_http.v1 import (
     cards,
     conversions,
     experiments,
+    grids,
     integrations,
     members,
     metrics,
@@ -33,6 +34,7 @@ NOUNS: Sequence[Operations] = (
     conversions.operations,
     telemetry_in.operations,
     telemetry_out.operations,
+    grids.operations,
     metrics.operations,
     audit.operations,
 )

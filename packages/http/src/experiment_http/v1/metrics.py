@@ -26,6 +26,7 @@ from experiment_http.pagination import Cursor
 from experiment_http.structs import converted
 from experiment_http.times import Timestamp
 from experiment_http.v1.batches import Time
+from experiment_http.v1.telemetry_out import LayerChoice
 from experiment_http.v1.values import ENTITY, Json, Name, Request
 
 USUAL = 1_000
@@ -33,8 +34,6 @@ MOST = 10_000
 """The most values of one page of a history."""
 LARGEST = 4 << 20
 """The most bytes of a body of scalar metrics."""
-
-LayerChoice = Annotated[Layer, Meta(description="Without it: physical values where there are any, else raw ones.")]
 
 
 class MetricsQuery(Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,6 +32,7 @@ MOST = 10_000
 _COLUMNS: Mapping[str, Kind] = {"timestamp": Kind.TIME, "value": Kind.NUMBER}
 _SERIES: Mapping[str, Any] = {"sensor_id": "0195798a-1b2c-7d3e-9f40-51627384a5b6", "signal": "temperature"}
 
+LayerChoice = Annotated[Layer, Meta(description="Without it: physical values where there are any, else raw ones.")]
 Edge = Annotated[int, Meta(ge=EARLIEST, le=LATEST, description="Microseconds since the Unix epoch.")] | Moment
 
 
@@ -40,9 +41,7 @@ class TelemetryQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     sensor_id: UUID | None = None
     signal: Annotated[str, Meta(min_length=1, max_length=SIGNAL_LENGTH)] | None = None
-    layer: (
-        Annotated[Layer, Meta(description="Without it: physical values where there are any, else raw ones.")] | None
-    ) = None
+    layer: LayerChoice | None = None
     profile_id: Annotated[UUID, Meta(description="A physical layer other than the current one.")] | None = None
     start: Annotated[Edge, Meta(description="Inclusive.")] | None = None
     end: Annotated[Edge, Meta(description="Exclusive.")] | None = None
@@ -179,7 +178,7 @@ async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
         for name, value in (("limit", query.limit), ("cursor", query.cursor)):
             if value is not None:
                 raise Invalid.at(name, "does not go with points")
-    start, end = _edge("start", query.start), _edge("end", query.end)
+    start, end = edge_of("start", query.start), edge_of("end", query.end)
     if query.cursor is None:
         sensor_id, signal = query.sensor_id, query.signal
         if sensor_id is None or signal is None:
@@ -204,7 +203,7 @@ async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
     return Place(query=reading_query, layer=layer)
 
 
-def _edge(name: str, edge: int | datetime | None) -> int | None:
+def edge_of(name: str, edge: int | datetime | None) -> int | None:
     """The end of a range in microseconds: a time close to year 1 or 9999 may lie beyond it in UTC."""
     if not isinstance(edge, datetime):
         return edge
@@ -255,10 +254,11 @@ def _json(call: Call, place: Place, found: LayerReadings) -> Answer:
         layer=found.layer,
         profile_id=found.profile_id,
     )
-    return _answer(view)
+    return chosen_answer(view)
 
 
-def _answer(view: View) -> Answer:
+def chosen_answer(view: View) -> Answer:
+    """The answer in JSON, where the caller might have had another form."""
     headers = {"Content-Type": JSON, "Cache-Control": "private, no-cache", "Vary": "Accept"}
     return Answer(200, headers, msgspec.json.encode(view))
 
@@ -280,7 +280,7 @@ async def _envelope(call: Call, place: Place, points: int, media_type: str) -> A
     if media_type != JSON:
         table = Table(columns=ENVELOPE_COLUMNS, facts=_facts(place, found))
         return TableStream(table=table, media_type=media_type, first=found.envelope.columns)
-    return _answer(
+    return chosen_answer(
         EnvelopeView(
             items=envelope_items(found.envelope),
             sensor_id=query.sensor_id,
