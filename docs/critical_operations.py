@@ -30,7 +30,16 @@ COLLECTING = ("--collect-only", "-q", "--assert=plain", "-p", "no:cacheprovider"
 BAR = 0.95
 SHOWN_TESTS = 5
 # They change nothing, but raw values may leave through them.
-RAW_DOORS = frozenset({"cards.of_run", "telemetry.metrics", "telemetry.read"})
+RAW_DOORS = frozenset(
+    {
+        "cards.of_run",
+        "comparisons.of_runs",
+        "telemetry.envelope",
+        "telemetry.grid",
+        "telemetry.metrics",
+        "telemetry.read",
+    }
+)
 # Programs that do several things.
 PARTS = {
     "up": ("up.start", "up.stop"),

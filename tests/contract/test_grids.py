@@ -78,7 +78,7 @@ async def test_the_previous_value(rig: Rig):
 
 async def test_on_the_line_between_two(rig: Rig):
     await rig.deliver(a_column([T0, T0 + 10, T0 + 30], [1.0, 2.0, 4.0]))
-    line = {"fill": Fill.LINEAR}
+    line: dict[str, Any] = {"fill": Fill.LINEAR}
     assert same(await values(rig, T0 - 5, 5, 9, **line), [NAN, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, NAN])
     # Both ends have to be near.
     found = await values(rig, T0 - 5, 5, 9, tolerance=9, **line)

@@ -26,6 +26,7 @@ BULK = {f"{API}/runs:batch-status", f"{API}/runs:bulk-tags"}
 OF_PROJECTS = {f"{API}/audit", f"{API}/audit/verify"}
 """Lists of what the caller owns: only a project that is named may be refused."""
 COMPARE = f"{API}/runs:compare"
+GRID = f"{API}/runs/{{run_id}}/telemetry"
 NAMING = {*OF_PROJECTS, COMPARE}
 """Whose query names what is asked for, so that it is refused as a path would be."""
 NO_AUDIT = {"ok": True, "records": 0, "first_broken": None, "items": []}
@@ -79,6 +80,8 @@ async def test_matrix(app: Litestar, runner: object, method: str, path: str, ope
         more["json"] = world.example(operation)
     if path in NAMING:
         more["params"] = await _named(world, path)
+    elif path == GRID:
+        more["params"] = {"grid": 1}
     # The lowest come first: what one of the higher ones removes would be gone for the others.
     for role in ROLES:
         answer = await callers[role].send(method, world.path(path), **more)

@@ -331,7 +331,7 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
     if media_type == ARROW:
-        return {"schema": {"type": "string", "format": "binary"}}
+        return {"schema": {"type": "string", "format": "binary"}, "example": "(the same columns in record batches)"}
     return {"schema": {"type": "string"}, "example": form.text_example}
 
 
