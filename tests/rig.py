@@ -66,7 +66,7 @@ class Rig:
 
     async def admit(self, batch: Batch, at: Any = NOW) -> Admission | None:
         async with committed(self.units) as uow:
-            return await uow.telemetry.admit(self.sensor.token_hash, batch.capture_session_id, batch.key, at)
+            return await uow.telemetry.admit(self.sensor.token_hash, batch.capture_session_id, [batch.key], at)
 
     def intake(self, batch: Batch, session: CaptureSession, *, late: bool = False, at: Any = NOW) -> Intake:
         """The batch as the use case hands it on."""
@@ -102,7 +102,7 @@ class Rig:
         """Keep a batch of its own."""
         batch = a_batch(*columns, batch_id=str(fresh()))
         async with committed(self.units) as uow:
-            assert await uow.telemetry.admit(self.sensor.token_hash, self.session.id, batch.key, at) is not None
+            assert await uow.telemetry.admit(self.sensor.token_hash, self.session.id, [batch.key], at) is not None
             uow.telemetry.append(self.intake(batch, session or self.session, late=late, at=at))
 
     async def read(self, layer: Layer = Layer.RAW, limit: int = 1_000, **values: Any) -> list[tuple[int, float]]:

@@ -368,7 +368,7 @@ BATCH = a_batch(a_column([T0], [1.0]), batch_id="b-1")
 async def _keep_batch(rig: Rig, batch: Batch, session: CaptureSession | None = None, **values: Any) -> Receipt:
     intake = rig.intake(batch, session or rig.session, **values)
     async with committed(rig.units) as uow:
-        await uow.telemetry.admit(rig.sensor.token_hash, batch.capture_session_id, batch.key, NOW)
+        await uow.telemetry.admit(rig.sensor.token_hash, batch.capture_session_id, [batch.key], NOW)
         uow.telemetry.append(intake)
     return intake.receipt
 
@@ -379,7 +379,7 @@ async def test_admission_tells_all_that_decides_on_a_batch(units_of_work: UnitsO
         admission = await rig.admit(evolve(BATCH, capture_session_id=session_id))
         assert admission is not None
         assert (admission.sensor, admission.future_tolerance) == (rig.sensor, 1.5)
-        assert admission.repeated is None
+        assert not admission.repeated
         (destination,) = admission.destinations
         assert (destination.capture_session_id, destination.project_id) == (rig.session.id, rig.project.id)
         assert (destination.run_id, destination.status) == (rig.run.id, CaptureStatus.RUNNING)
@@ -389,7 +389,7 @@ async def test_admission_tells_all_that_decides_on_a_batch(units_of_work: UnitsO
 async def test_a_token_that_no_sensor_has_is_not_admitted(rig: Rig):
     async with rig.units.begin(SYSTEM) as uow:
         for session_id in (None, rig.session.id):
-            assert await uow.telemetry.admit(token_hash(new_token()), session_id, BATCH.key, NOW) is None
+            assert await uow.telemetry.admit(token_hash(new_token()), session_id, [BATCH.key], NOW) is None
 
 
 async def test_a_rotated_token_is_admitted_until_it_dies(rig: Rig):
@@ -470,16 +470,16 @@ async def test_a_batch_that_is_sent_again_is_known(rig: Rig):
     for batch in (BATCH, named):
         admission = await rig.admit(batch)
         assert admission is not None
-        assert admission.repeated is None
+        assert not admission.repeated
     receipt = await _keep_batch(rig, BATCH)
     for batch in (BATCH, named):
         admission = await rig.admit(batch)
         assert admission is not None
-        assert admission.repeated == receipt
+        assert list(admission.repeated.values()) == [receipt]
     other = evolve(BATCH, batch_id="b-2")
     admission = await rig.admit(other)
     assert admission is not None
-    assert admission.repeated is None
+    assert not admission.repeated
 
 
 async def test_a_batch_is_known_after_its_session_is_over(rig: Rig):
@@ -489,7 +489,7 @@ async def test_a_batch_is_known_after_its_session_is_over(rig: Rig):
     for batch in (BATCH, evolve(BATCH, capture_session_id=rig.session.id)):
         admission = await rig.admit(batch)
         assert admission is not None
-        assert admission.repeated == receipt
+        assert list(admission.repeated.values()) == [receipt]
 
 
 async def test_the_same_batch_for_another_session_is_another_batch(rig: Rig):
@@ -501,12 +501,12 @@ async def test_the_same_batch_for_another_session_is_another_batch(rig: Rig):
     to_second = evolve(BATCH, capture_session_id=second.id)
     admission = await rig.admit(to_second)
     assert admission is not None
-    assert admission.repeated is None
+    assert not admission.repeated
     newest = await _keep_batch(rig, to_second, second, at=later(1))
     for batch, receipt in ((to_first, first), (to_second, newest), (BATCH, newest)):
         admission = await rig.admit(batch)
         assert admission is not None
-        assert admission.repeated == receipt
+        assert list(admission.repeated.values()) == [receipt]
 
 
 async def test_a_batch_of_another_sensor_with_the_same_key_is_another_batch(rig: Rig):
@@ -514,7 +514,7 @@ async def test_a_batch_of_another_sensor_with_the_same_key_is_another_batch(rig:
     await _keep_batch(rig, BATCH)
     admission = await other.admit(BATCH)
     assert admission is not None
-    assert admission.repeated is None
+    assert not admission.repeated
 
 
 async def test_one_batch_is_not_kept_twice(rig: Rig):
@@ -534,7 +534,7 @@ async def test_readings_are_of_a_session_that_is_there(rig: Rig):
 async def test_a_batch_that_is_not_committed_was_never_there(rig: Rig):
     await rig.deliver(a_column([T0, T0 + 1], [1.0, 2.0]))
     async with rig.units.begin(SYSTEM) as uow:
-        await uow.telemetry.admit(rig.sensor.token_hash, None, BATCH.key, NOW)
+        await uow.telemetry.admit(rig.sensor.token_hash, None, [BATCH.key], NOW)
         batch = a_batch(a_column([T0 + 1, T0 + 2], [9.0, 9.0]), a_column([T0], [1.0], "new"), batch_id="b-1")
         uow.telemetry.append(rig.intake(batch, rig.session))
         assert len(await uow.telemetry.series(rig.session.id)) == 2
@@ -542,15 +542,15 @@ async def test_a_batch_that_is_not_committed_was_never_there(rig: Rig):
     assert (await rig.only_series()).count == 2
     admission = await rig.admit(BATCH)
     assert admission is not None
-    assert admission.repeated is None
+    assert not admission.repeated
 
 
 async def test_of_twenty_that_send_the_same_batch_one_keeps_it(rig: Rig):
     async def send() -> bool:
         async with committed(rig.units) as uow:
-            admission = await uow.telemetry.admit(rig.sensor.token_hash, None, BATCH.key, NOW)
+            admission = await uow.telemetry.admit(rig.sensor.token_hash, None, [BATCH.key], NOW)
             assert admission is not None
-            if admission.repeated is not None:
+            if admission.repeated:
                 return False
             await asyncio.sleep(0.001)
             uow.telemetry.append(rig.intake(BATCH, rig.session))
@@ -567,7 +567,7 @@ async def test_a_session_does_not_end_under_a_batch(rig: Rig):
 
     async def send() -> None:
         async with committed(rig.units) as uow:
-            admission = await uow.telemetry.admit(rig.sensor.token_hash, None, BATCH.key, NOW)
+            admission = await uow.telemetry.admit(rig.sensor.token_hash, None, [BATCH.key], NOW)
             assert admission is not None
             admitted.set()
             await asyncio.sleep(0.05)

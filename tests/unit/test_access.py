@@ -276,6 +276,8 @@ def test_every_use_case_asks_for_what_the_documentation_says():
     }
     assert {name for name, permission in asked.items() if permission is Permission.INGEST} == {
         "telemetry.ingest",
+        "telemetry.ingest_all",
+        "telemetry.check_sender",
         "sensor.heartbeat",
     }
     assert {name for name, permission in asked.items() if permission is Permission.REPORT} == {"artifact.report"}

@@ -57,6 +57,10 @@ class SensorStatus(StrEnum):
     RETIRED = "retired"
 
 
+class OutOfService(Conflict):
+    """The sensor is switched off or retired."""
+
+
 SENSOR = Lifecycle(
     "sensor",
     SensorStatus.REGISTERED,
@@ -227,13 +231,13 @@ class Sensor(Entity):
     def check_not_retired(self) -> None:
         """Refuse where the sensor is retired."""
         if self.status is SensorStatus.RETIRED:
-            raise Conflict("sensor_retired", "This sensor is retired.")
+            raise OutOfService("sensor_retired", "This sensor is retired.")
 
     def check_delivers(self) -> None:
         """Refuse readings and heartbeats of a sensor that is switched off or retired."""
         self.check_not_retired()
         if self.status is SensorStatus.INACTIVE:
-            raise Conflict("sensor_inactive", "This sensor is inactive: activate it before it sends.")
+            raise OutOfService("sensor_inactive", "This sensor is inactive: activate it before it sends.")
 
     def check_not_in_use(self, active_sessions: Collection[UUID]) -> None:
         """Refuse while the sensor takes part in an active session."""

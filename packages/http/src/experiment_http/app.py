@@ -16,8 +16,9 @@ from experiment_domain.usecases import Services
 from experiment_http import health, problems, schema
 from experiment_http.operations import Api, Operation
 from experiment_http.settings import HttpSettings
+from experiment_http.sockets import OpenSockets
 from experiment_http.traffic import RequestMetrics, Traffic
-from experiment_http.v1 import operations
+from experiment_http.v1 import operations, sockets
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]] | AbstractAsyncContextManager[None]
 
@@ -26,13 +27,16 @@ class ExperimentApi(Litestar):
     """The framework's application, with `Traffic` around all of it: paths that do not exist included."""
 
     traffic: Traffic | None = None
+    sockets: OpenSockets | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection."""
-        if self.traffic is None or scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-        else:
+        if self.traffic is not None and scope["type"] == "http":
             await self.traffic(scope, receive, send)
+        elif self.sockets is not None and scope["type"] == "websocket":
+            await self.sockets(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     async def serve(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection without what is around it."""
@@ -50,6 +54,7 @@ def create_app(
     api = Api.of(services, authenticator, settings)
     metrics = RequestMetrics(CollectorRegistry())
     declared = operations()
+    open_sockets = OpenSockets(api, {socket.path: socket for socket in sockets()})
     routes = [operation.route(api) for operation in declared]
     routes += health.routes(readiness, settings.readiness_timeout, metrics.registry)
     if settings.documents:
@@ -62,12 +67,13 @@ def create_app(
             HTTPException: problems.on_http_exception,
             Exception: problems.on_exception,
         },
-        lifespan=list(lifespan),
+        lifespan=[*lifespan, open_sockets.lasting],  # they are closed before what they need
         openapi_config=None,
         logging_config=None,
         request_max_body_size=None,  # bodies are read, with a bound, by what knows how large they may be
     )
     app.traffic = Traffic(app.serve, ids=services.ids, trusted_proxies=settings.trusted_proxies, metrics=metrics)
+    app.sockets = open_sockets
     return app
 
 

@@ -34,7 +34,7 @@ Buffer = bytes | bytearray
 
 @frozen(kw_only=True)
 class BodyKind:
-    """What an operation takes as its body. `schema` documents it, `decode` reads JSON, `others` read other types."""
+    """What an operation takes as its body: `schema` documents it, `decode` reads it in JSON, `others` in others."""
 
     schema: Any
     decode: Callable[["Buffer"], Any]

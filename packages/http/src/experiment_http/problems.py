@@ -64,6 +64,13 @@ class NotAcceptable(Refusal):
         super().__init__("not_acceptable", detail)
 
 
+class UpgradeRequired(Refusal):
+    """This is for a WebSocket, and the request asks for none."""
+
+    def __init__(self) -> None:
+        super().__init__("upgrade_required", "This is a WebSocket: send `Upgrade: websocket`, and a key for it.")
+
+
 class Unsigned(Unauthenticated):
     """The request carries no signature that is valid, where that tells who is calling."""
 
@@ -80,6 +87,7 @@ STATUSES: tuple[tuple[type[Refusal], HTTPStatus], ...] = (
     (Conflict, HTTPStatus.CONFLICT),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (UpgradeRequired, HTTPStatus.UPGRADE_REQUIRED),
     (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -126,6 +134,8 @@ def on_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[by
     headers: dict[str, str] = {}
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = _challenge(request, refusal)
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
         log.warning("unavailable", path=request.scope["path"], **cause_of(refusal))

@@ -12,7 +12,8 @@ class HttpSettings:
     """How the API behaves. `secret_key` signs cursors and seals kept answers: all processes need the same one.
 
     With one of the `artifact_webhook_secrets` the Artifact Service signs its callbacks; without any, all are refused.
-    An address in `X-Forwarded-For` is believed only from one of the `trusted_proxies`. Durations are in seconds.
+    An address in `X-Forwarded-For` is believed only from one of the `trusted_proxies`. Durations are in seconds: a
+    socket's caller is checked so often, it is closed when nothing came for so long, or when an answer is not taken.
     """
 
     secret_key: bytes = field(repr=False)
@@ -23,6 +24,7 @@ class HttpSettings:
     readiness_timeout: float = 3.0
     socket_check_every: float = 2.5
     socket_idle_timeout: float = 600.0
+    socket_send_timeout: float = 30.0
 
     def __attrs_post_init__(self) -> None:
         if len(self.secret_key) < SHORTEST_SECRET:

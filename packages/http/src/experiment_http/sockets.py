@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 from attrs import define, field, frozen
-from litestar import Litestar, WebSocket
-from litestar.handlers import WebsocketRouteHandler
+from litestar import Litestar
 from litestar.types import Receive, Send
 
 from experiment_domain.kernel.access import Caller, Permission
-from experiment_domain.kernel.errors import Conflict, Forbidden, Refusal, Unauthenticated
+from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, Refusal, Unauthenticated
 from experiment_domain.usecases import Services
 from experiment_http import problems, queries
 from experiment_http.callers import principal_of
 from experiment_http.causes import cause_of
-from experiment_http.operations import API, Api, headers_of
+from experiment_http.operations import Api, headers_of
 from experiment_http.request_ids import client_address, request_id
+from experiment_http.settings import HttpSettings
 
 FRAMES_AHEAD = 64
 """So many frames are read at most before the first of them is answered."""
@@ -34,6 +34,7 @@ LARGEST = 16 << 20
 """The most bytes of a frame. The server reads frames of as many, and messages of several of them up to 64 MiB."""
 LONGEST_REASON = 123
 """The most bytes of the reason that a close frame has room for."""
+UNREADABLE = "the frame is larger than 16 MiB, no UTF-8, or not as RFC 6455 has it"
 FINISHING = 8.0
 """Seconds in which what was read is dealt with when the service stops."""
 SUBPROTOCOL = "telemetry"
@@ -94,7 +95,6 @@ class Socket:
     """A path on which messages come in, declared as operations are."""
 
     path: str
-    name: str
     use_case: Callable[..., Any]
     begin: Callable[[Services, Caller], Conversation]
 
@@ -102,55 +102,40 @@ class Socket:
         if not isinstance(getattr(self.use_case, "permission", None), Permission):
             raise TypeError(f"{self.path} has no use case that declares a permission")
 
-    def route(self, api: Api, sockets: "OpenSockets") -> WebsocketRouteHandler:
-        """This socket as a route of the framework, which does nothing but find it."""
-
-        async def endpoint(socket: WebSocket[Any, Any, Any]) -> None:
-            await self.serve(api, sockets, socket.scope, socket.receive, socket.send)
-
-        return WebsocketRouteHandler(API + self.path, name=self.name, opt={"socket": self})(endpoint)
-
-    async def serve(self, api: Api, sockets: "OpenSockets", scope: Any, receive: Receive, send: Send) -> None:
+    async def serve(self, api: Api, sockets: "OpenSockets", scope: Any, receive: Receive, send: Any) -> None:
         """One connection, from its handshake to its end."""
-        headers = headers_of(scope)
-        client = scope.get("client")
-        peer, forwarded = client[0] if client else None, headers.get(b"x-forwarded-for")
+        headers, path = headers_of(scope), scope["path"]
         identity = request_id(headers.get(b"x-request-id"), api.services.ids)
-        address = client_address(peer, forwarded, api.settings.trusted_proxies)
         with structlog.contextvars.bound_contextvars(request_id=identity):
-            message: Any = await receive()
-            if message["type"] != "websocket.connect":
-                return
+            client = scope.get("client")
+            address = client_address(
+                client[0] if client else None, headers.get(b"x-forwarded-for"), api.settings.trusted_proxies
+            )
             try:
                 _check_origin(headers)
                 queries.nothing_in(queries.pairs_of(scope["query_string"]))
                 principal = await principal_of(_with_token(headers, scope), api.authenticator)
-                caller = Caller(principal=principal, request_id=identity, address=address)
-                conversation = self.begin(api.services, caller)
+                conversation = self.begin(
+                    api.services, Caller(principal=principal, request_id=identity, address=address)
+                )
                 await conversation.check()
             except Refusal as refusal:
-                await _refuse(scope["path"], refusal, send)
+                await _refuse(path, refusal, identity, send)
                 return
             except Exception as error:
-                log.exception("socket_failed", path=scope["path"], exc_info=error)
-                await send({"type": "websocket.close", "code": Code.FAILURE, "reason": ""})
+                log.exception("socket_failed", path=path, exc_info=error)
+                await send({"type": "websocket.close", "code": int(Code.FAILURE), "reason": ""})
                 return
             chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
-            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
-            settings = api.settings
-            connection = Connection(
-                conversation,
-                receive,
-                send,
-                check_every=settings.socket_check_every,
-                idle=settings.socket_idle_timeout,
-            )
+            accepting = [(b"x-request-id", identity.encode())]
+            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": accepting})
+            connection = Connection(conversation, receive, send, api.settings)
             begun = time.perf_counter()
             closing = await sockets.run(connection)
             log.info(
                 "socket",
-                path=scope["path"],
-                code=closing.code,
+                path=path,
+                code=None if closing.code is None else int(closing.code),
                 frames=connection.answered,
                 seconds=round(time.perf_counter() - begun, 6),
                 client=address,
@@ -160,18 +145,15 @@ class Socket:
 class Connection:
     """One open socket: a task reads frames up to a bound, a second deals with them, a third looks after the caller."""
 
-    def __init__(
-        self, conversation: Conversation, receive: Receive, send: Send, *, check_every: float, idle: float
-    ) -> None:
+    def __init__(self, conversation: Conversation, receive: Receive, send: Any, settings: HttpSettings) -> None:
         self.answered = 0
         self._conversation = conversation
         self._receive = receive
         self._send = send
-        self._check_every = check_every
-        self._idle = idle
+        self._settings = settings
         self._inbox = Inbox()
         self._reading: asyncio.Task[None] | None = None
-        self._last_frame = self._last_check = time.monotonic()
+        self._last_frame = time.monotonic()
         self._sending: asyncio.Timeout | None = None
 
     async def run(self) -> Closing:
@@ -210,8 +192,8 @@ class Connection:
             await self._inbox.room()
             message: Any = await self._receive()
             if message["type"] != "websocket.receive":
-                # The server says 1005 also of a frame that it found too large, and then still sends a close frame.
-                self._inbox.end(Closing(Code.TOO_LARGE, "too large") if message.get("code") == 1005 else Closing())
+                # The server says 1005 also of a frame that it could not read, and then still sends a close frame.
+                self._inbox.end(Closing(Code.TOO_LARGE, UNREADABLE) if message.get("code") == 1005 else Closing())
                 return
             self._last_frame = time.monotonic()
             text = message.get("text")
@@ -220,39 +202,35 @@ class Connection:
     async def _deal(self) -> Closing:
         while frames := await self._inbox.frames():
             replies = await self._conversation.replies(frames)
-            self._last_check = time.monotonic()
             for reply in replies:
-                if not await self._answer(reply):
-                    return Closing()
+                closing = await self._answer(reply)
                 self._inbox.done()
-                if reply.closing is not None:
-                    return reply.closing
+                if closing is not None:
+                    return closing
         return self._inbox.closing
 
-    async def _answer(self, reply: Reply) -> bool:
-        """Send a reply; False where nobody takes it."""
+    async def _answer(self, reply: Reply) -> Closing | None:
+        """Send a reply; with which the socket is to be closed after it, if it is."""
+        text = msgspec.json.encode(reply.content).decode()
         try:
-            async with asyncio.timeout(self._idle) as self._sending:
-                message: Any = {"type": "websocket.send", "text": msgspec.json.encode(reply.content).decode()}
-                await self._send(message)
-        except (OSError, RuntimeError, TimeoutError):
-            return self._inbox.is_ended and not self._inbox.is_over
+            async with asyncio.timeout(self._settings.socket_send_timeout) as self._sending:
+                await self._send({"type": "websocket.send", "text": text})
+        except TimeoutError:
+            return self._inbox.closing if self._inbox.is_over else Closing(Code.IDLE, "answers are not read")
+        except (OSError, RuntimeError):
+            self._end(Closing())  # the client has gone: what it has sent is dealt with all the same
         finally:
             self._sending = None
         self.answered += 1
-        return True
+        return reply.closing
 
     async def _look_after(self) -> None:
         """Close the socket of a caller that may send no longer, or that has sent nothing for long."""
         while True:
-            await asyncio.sleep(self._check_every / 4)
-            now = time.monotonic()
-            if now - self._last_frame > self._idle:
+            await asyncio.sleep(self._settings.socket_check_every)
+            if time.monotonic() - self._last_frame > self._settings.socket_idle_timeout:
                 self._end(Closing(Code.IDLE, "idle"))
                 return
-            if now - self._last_check < self._check_every:
-                continue
-            self._last_check = now
             try:
                 await self._conversation.check()
             except (Unauthenticated, Forbidden, Conflict) as refusal:
@@ -315,10 +293,24 @@ class Inbox:
 
 @define
 class OpenSockets:
-    """The sockets of this process, which are closed before it ends."""
+    """The sockets of this process: found by their paths, and closed before it ends."""
 
+    _api: Api
+    _known: Mapping[str, Socket]
     _tasks: dict[asyncio.Task[Closing], Connection] = field(factory=dict[asyncio.Task[Closing], Connection])
     _is_closed: bool = False
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one connection. The framework is not asked: it lets nobody answer a frame that could not be read."""
+        message: Any = await receive()
+        if message["type"] != "websocket.connect":
+            return
+        socket = self._known.get(scope["path"])
+        if socket is None:
+            identity = request_id(headers_of(scope).get(b"x-request-id"), self._api.services.ids)
+            await _refuse(scope["path"], NotFound("socket"), identity, send)
+        else:
+            await socket.serve(self._api, self, scope, receive, send)
 
     async def run(self, connection: Connection) -> Closing:
         """Serve a connection."""
@@ -378,11 +370,15 @@ def _check_origin(headers: Mapping[bytes, bytes]) -> None:
         raise Forbidden("Pages of other origins may not open sockets here.", "foreign_origin")
 
 
-async def _refuse(path: str, refusal: Refusal, send: Any) -> None:
+async def _refuse(path: str, refusal: Refusal, identity: str, send: Any) -> None:
     """Answer a handshake as the request that it is."""
     status = problems.status_of(refusal)
     body = msgspec.json.encode(problems.document(status, refusal.code, refusal.detail, path))
-    headers = [(b"content-type", problems.MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+    headers = [
+        (b"content-type", problems.MEDIA_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", identity.encode()),
+    ]
     if isinstance(refusal, Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="experiment-service"'))
     await send({"type": "websocket.http.response.start", "status": int(status), "headers": headers})

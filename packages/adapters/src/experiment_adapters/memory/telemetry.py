@@ -53,7 +53,7 @@ class MemoryTelemetry(TelemetryStore):
         self._layers = layers
 
     async def admit(
-        self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
+        self, token_hash: bytes, capture_session_id: UUID | None, keys: Sequence[str], at: datetime
     ) -> Admission | None:
         sensor = await self._sensors.by_token(token_hash, at)
         if sensor is None:
@@ -62,10 +62,14 @@ class MemoryTelemetry(TelemetryStore):
             sensor=sensor,
             destinations=await self._destinations(sensor, capture_session_id),
             future_tolerance=self._store.projects[sensor.project_id].future_tolerance,
-            repeated=self._receipt(sensor.id, capture_session_id, key),
+            repeated={key: receipt for key in keys if (receipt := self._receipt(sensor.id, capture_session_id, key))},
         )
 
-    def append(self, intake: Intake) -> None:
+    def append(self, *intakes: Intake) -> None:
+        for intake in intakes:
+            self._append(intake)
+
+    def _append(self, intake: Intake) -> None:
         receipt = intake.receipt
         session_id, sensor_id = receipt.capture_session_id, receipt.sensor_id
         self._transaction.refers(self._store.captures, session_id, "capture session")

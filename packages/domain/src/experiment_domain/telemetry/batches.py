@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import lt
 from typing import Any
+from uuid import UUID
 
 from attrs import frozen
 
@@ -123,11 +124,18 @@ class Column:
 
 @frozen(eq=False)
 class Batch:
-    """What a sensor sends at once: columns, where to, and the identity the client gave it."""
+    """What a sensor sends at once: columns, where to, and the identity the client gave it.
+
+    Raises `Invalid` where that identity is one that no store can look up.
+    """
 
     columns: Sequence[Column]
-    capture_session_id: Any = None
+    capture_session_id: UUID | None = None
     batch_id: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch_id is not None:
+            checked_text("batch_id", self.batch_id, longest=BATCH_ID_LENGTH, shortest=1, lines=False)
 
     def __len__(self) -> int:
         return sum(map(len, self.columns))
@@ -149,17 +157,11 @@ class Batch:
         """The identity of this batch among those of its sensor and session."""
         return f"id:{self.batch_id}" if self.batch_id is not None else f"sha256:{self.digest.hex()}"
 
-    def check_id(self) -> None:
-        """Refuse an identity that no store can look up. Raises `Invalid`."""
-        if self.batch_id is not None:
-            checked_text("batch_id", self.batch_id, longest=BATCH_ID_LENGTH, shortest=1, lines=False)
-
     def check(self, *, allowed_signals: Sequence[str], latest: datetime) -> None:
         """Refuse the whole batch where a reading is bad: not finite, out of range, or after `latest`.
 
         Raises `BadReadings`, or `Invalid` where the batch itself is malformed.
         """
-        self.check_id()
         if not len(self):
             raise Invalid.at("readings", "must not be empty")
         if len(self) > READINGS:

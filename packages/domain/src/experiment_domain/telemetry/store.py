@@ -59,16 +59,17 @@ class Destination:
 
 @frozen(kw_only=True)
 class Admission:
-    """All that decides on a batch, read in one go and held until the unit of work ends.
+    """All that decides on batches, read in one go and held until the unit of work ends.
 
-    `destinations` is the session that the batch names, if the sensor may know of it, or else the sensor's
-    running sessions. `future_tolerance` is in seconds, that of the sensor's project.
+    `destinations` is the session that the batches name, if the sensor may know of it, or else the sensor's
+    running sessions. `future_tolerance` is in seconds, that of the sensor's project. `repeated` are the receipts of
+    those that were accepted before, by their keys.
     """
 
     sensor: Sensor
     destinations: Sequence[Destination]
     future_tolerance: float
-    repeated: Receipt | None = None
+    repeated: Mapping[str, Receipt] = field(factory=dict[str, Receipt])
 
 
 @frozen(kw_only=True, eq=False)
@@ -166,17 +167,17 @@ class TelemetryStore(Protocol):
 
     @abstractmethod
     async def admit(
-        self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
+        self, token_hash: bytes, capture_session_id: UUID | None, keys: Sequence[str], at: datetime
     ) -> Admission | None:
-        """What decides on a batch of the sensor with this token; None where no sensor has it.
+        """What decides on batches of the sensor with this token, which go to one session; None where no sensor has it.
 
-        Holds off every other batch with the same key until the unit of work ends, and any change of the
+        Holds off every other batch with one of these keys until the unit of work ends, and any change of the
         destination's status.
         """
 
     @abstractmethod
-    def append(self, intake: Intake) -> None:
-        """Keep an accepted batch."""
+    def append(self, *intakes: Intake) -> None:
+        """Keep accepted batches, in the order of their reception. Once in a unit of work, after `admit`."""
 
     @abstractmethod
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:

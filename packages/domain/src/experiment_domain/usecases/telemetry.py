@@ -13,7 +13,7 @@ from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Converter
 from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
-from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Unauthenticated
 from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.telemetry.batches import Batch, Column
@@ -75,14 +75,57 @@ class TelemetryUseCases(UseCases):
     @requires(Permission.INGEST)
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
         """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
-        batch.check_id()
-        admission = await self.uow.telemetry.admit(
-            permit.token(), batch.capture_session_id, batch.key, self.recorder.clock.now()
-        )
+        (outcome,) = await self._take_in(permit.token(), [batch])
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
+
+    @requires(Permission.INGEST)
+    async def ingest_all(self, permit: Permit, batches: Sequence[Batch]) -> Sequence[Accepted | Refusal]:
+        """Take in batches that name the same session, or all none, at once: what becomes of each, as by `ingest`.
+
+        One that is refused leaves the others as they are. Raises what stands against every batch of this sensor.
+        """
+        return await self._take_in(permit.token(), batches)
+
+    @requires(Permission.INGEST)
+    async def check_sender(self, permit: Permit) -> None:
+        """Refuse a caller of whom no batch would be taken in now: who is not known, or no sensor, or not to deliver."""
+        sensor = await self.uow.sensors.get(await permit.sensor())
+        if sensor is not None:
+            sensor.check_delivers()
+
+    async def _take_in(self, token: bytes, batches: Sequence[Batch]) -> list[Accepted | Refusal]:
+        named = batches[0].capture_session_id
+        if any(batch.capture_session_id != named for batch in batches):
+            raise ValueError("batches that are taken in at once go to one session")
+        keys = [batch.key for batch in batches]
+        admission = await self.uow.telemetry.admit(token, named, keys, self.recorder.clock.now())
         if admission is None:
             raise Unauthenticated("This sensor token is unknown or has been rotated.")
-        if admission.repeated is not None:
-            return _repeated(admission.repeated, batch)
+        outcomes: list[Accepted | Refusal] = []
+        intakes: list[Intake] = []
+        receipts = dict(admission.repeated)
+        for batch, key in zip(batches, keys, strict=True):
+            try:
+                known = receipts.get(key)
+                if known is not None:
+                    outcomes.append(_repeated(known, batch))
+                    continue
+                intake = self._intake(admission, batch, key)
+            except Refusal as refusal:
+                outcomes.append(refusal)
+                continue
+            receipts[key] = intake.receipt
+            intakes.append(intake)
+            outcomes.append(_accepted(intake.receipt, duplicate=False))
+        if intakes:
+            self.uow.telemetry.append(*intakes)
+            await self._sign_of_life(admission)
+            await self._tell_of_late_ones(admission, intakes)
+        return outcomes
+
+    def _intake(self, admission: Admission, batch: Batch, key: str) -> Intake:
         sensor = admission.sensor
         sensor.check_delivers()
         destination = _destination(admission, batch)
@@ -92,30 +135,25 @@ class TelemetryUseCases(UseCases):
         receipt = Receipt(
             capture_session_id=destination.capture_session_id,
             sensor_id=sensor.id,
-            key=batch.key,
+            key=key,
             digest=batch.digest,
             accepted=len(batch),
             late=len(batch) if is_late else 0,
             received_at=now,
         )
-        self.uow.telemetry.append(
-            Intake(
-                receipt=receipt,
-                project_id=destination.project_id,
-                profile_id=destination.profile.id if destination.profile else None,
-                is_late=is_late,
-                chunks=self._chunks(batch, destination),
-            )
+        return Intake(
+            receipt=receipt,
+            project_id=destination.project_id,
+            profile_id=destination.profile.id if destination.profile else None,
+            is_late=is_late,
+            chunks=self._chunks(batch, destination),
         )
-        await self._sign_of_life(admission)
-        if is_late:
-            await self.recorder.emit(_late_data(destination, receipt), actor=f"sensor:{sensor.id}")
-        return Accepted(
-            capture_session_id=receipt.capture_session_id,
-            accepted=receipt.accepted,
-            late=receipt.late,
-            duplicate=False,
-        )
+
+    async def _tell_of_late_ones(self, admission: Admission, intakes: Sequence[Intake]) -> None:
+        actor = f"sensor:{admission.sensor.id}"
+        runs = {destination.capture_session_id: destination.run_id for destination in admission.destinations}
+        late = [_late_data(intake, runs[intake.receipt.capture_session_id]) for intake in intakes if intake.is_late]
+        await self.recorder.emit(*late, actor=actor)
 
     @requires(Permission.READ)
     async def series(self, permit: Permit, session_id: UUID) -> Sequence[Series]:
@@ -261,11 +299,15 @@ class TelemetryUseCases(UseCases):
 def _repeated(receipt: Receipt, batch: Batch) -> Accepted:
     if receipt.digest != batch.digest:
         raise Conflict("batch_id_reused", "A batch with this batch_id and other readings was accepted before.")
+    return _accepted(receipt, duplicate=True)
+
+
+def _accepted(receipt: Receipt, *, duplicate: bool) -> Accepted:
     return Accepted(
         capture_session_id=receipt.capture_session_id,
         accepted=receipt.accepted,
         late=receipt.late,
-        duplicate=True,
+        duplicate=duplicate,
     )
 
 
@@ -292,14 +334,15 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
     return found[0]
 
 
-def _late_data(destination: Destination, receipt: Receipt) -> Event:
+def _late_data(intake: Intake, run_id: UUID) -> Event:
+    receipt = intake.receipt
     return Event(
         type="capture.late_data",
-        project_id=destination.project_id,
-        subject=f"capture_session/{destination.capture_session_id}",
+        project_id=intake.project_id,
+        subject=f"capture_session/{receipt.capture_session_id}",
         at=receipt.received_at,
         data={
-            "run_id": str(destination.run_id),
+            "run_id": str(run_id),
             "sensor_id": str(receipt.sensor_id),
             "readings": receipt.late,
         },

@@ -11,7 +11,7 @@ from msgspec import Struct
 from experiment_domain.idempotency import KEPT_FOR
 from experiment_http import problems, signatures
 from experiment_http.answers import JSON, Form
-from experiment_http.bodies import ARROW
+from experiment_http.bodies import ARROW, MESSAGE_PACK
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
@@ -55,6 +55,7 @@ SUMMARIES: Mapping[int, tuple[str, str, str]] = {
         "The body must be of type application/json, in UTF-8.",
     ),
     422: ("The request breaks a rule.", "invalid", "name: is required"),
+    426: ("The request asks for no WebSocket.", "upgrade_required", "This is a WebSocket: send `Upgrade: websocket`."),
     503: (
         "The database is away, or has too much to do. Nothing is known to have changed: try again with the same key.",
         "unavailable",
@@ -212,7 +213,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         described["security"] = [{"signature": []}]
     if operation.body is not None:
         media = {"schema": _refer(operation.body.schema), "example": dict(operation.body.schema.example)}
-        described["requestBody"] = {"required": operation.body.required, "content": {JSON: media}}
+        # In MessagePack it is the same message; what else is binary is described in words, as OpenAPI 3.1 has it.
+        content = {JSON: media, **{kind: media if kind == MESSAGE_PACK else {} for kind in operation.body.others}}
+        described["requestBody"] = {"required": operation.body.required, "content": content}
     return described
 
 
@@ -314,7 +317,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
             "schema": {"type": "string", "enum": ["true"]},
         }
     schema = form.schema(_refer)
-    done: dict[str, Any] = {"description": "Done." if operation.is_command else "Found.", "headers": headers}
+    said = "The WebSocket is open." if form.status == 101 else "Done." if operation.is_command else "Found."
+    done: dict[str, Any] = {"description": said, "headers": headers}
     if schema is not None:
         done["content"] = {
             media_type: {"schema": dict(schema), "example": form.example()}
@@ -364,6 +368,8 @@ def _problem(status: int) -> dict[str, Any]:
     headers: dict[str, Any] = dict(REQUEST_ID)
     if status == 401:
         headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
+    if status == 426:
+        headers["Upgrade"] = {"schema": {"type": "string"}}
     if status == 503:
         headers["Retry-After"] = {"schema": {"type": "string"}}
     example = problems.document(status, code, detail, "/api/v1/runs/0195798a-8d28-7a55-9c3e-3f1a4a6c9d21")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from experiment_http.operations import Operation, Operations
+from experiment_http.sockets import Socket
 from experiment_http.v1 import (
     artifacts,
     audit,
@@ -19,6 +20,7 @@ from experiment_http.v1 import (
     sensors,
     telemetry_in,
     telemetry_out,
+    telemetry_socket,
 )
 
 NOUNS: Sequence[Operations] = (
@@ -33,6 +35,7 @@ NOUNS: Sequence[Operations] = (
     sensors.operations,
     conversions.operations,
     telemetry_in.operations,
+    telemetry_socket.operations,
     telemetry_out.operations,
     grids.operations,
     metrics.operations,
@@ -43,3 +46,8 @@ NOUNS: Sequence[Operations] = (
 def operations() -> Sequence[Operation]:
     """Every operation of every noun."""
     return [operation for noun in NOUNS for operation in noun.declared]
+
+
+def sockets() -> Sequence[Socket]:
+    """Every WebSocket."""
+    return [telemetry_socket.socket]

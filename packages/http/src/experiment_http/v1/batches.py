@@ -36,7 +36,7 @@ LARGEST = 16 << 20
 SAFE_INTEGER = 2**53 - 1
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _PLACE = re.compile(r" - at `\$\.(timestamp|value)s?(?:\[(\d+)\])?`$")
-_TOO_LONG = f"array of length <= {READINGS}"
+_TOO_LONG = f"of length <= {READINGS}"
 _NOT_A_TIME = "the timestamp is neither a whole number of microseconds nor an RFC 3339 time with a zone"
 _NOT_A_NUMBER = "the value is not a number"
 
@@ -112,7 +112,7 @@ class Numbered(Struct, frozen=True):
 
 @frozen
 class Frame:
-    """What a frame of a socket says: a batch, or why it is none. Without a `seq`, answers could not be told apart."""
+    """What a frame of a socket says: a batch, or why it is none; without a `seq`, its answer cannot be told by it."""
 
     seq: int | None
     batch: Batch | Refusal
@@ -181,7 +181,7 @@ def _from_json(body: Buffer, decoder: "msgspec.json.Decoder[Any]") -> tuple[int 
 
 def _from_packed(body: Buffer) -> tuple[int | None, Batch]:
     try:
-        message = _unpacked(body, _PACKED)
+        message: Any = _unpacked(body, _PACKED)
         _check_shape(message)
         if message.columns is not UNSET:
             columns, _ = _from_columns(_parts(message.columns, _PACKED_READINGS))

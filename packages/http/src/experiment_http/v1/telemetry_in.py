@@ -59,15 +59,6 @@ async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     `large_utf8`, or a dictionary of them), without nulls and without compressed buffers; `capture_session_id` and
     `batch_id` then stand in the metadata of its schema.
 
-    The same messages can be sent as frames of a WebSocket at `/api/v1/telemetry/ws`, with the same token in
-    `Authorization`, or, by browsers, with the subprotocols `telemetry` and `bearer.<token>`. A text frame is JSON, a
-    binary one MessagePack; each carries a number `seq` of the client's, and is answered, in order and when it is
-    durable, by `{"seq": …, "accepted": …, "late": …, "duplicate": …, "capture_session_id": …}`, or by
-    `{"seq": …, "error": {"code": …, "status": …, "detail": …, "errors": …}}`, after which the next frame is read. A
-    client need not wait for answers; what it sends faster than it is stored waits in its own network buffers. The
-    socket is closed with 1007 after a frame that is no message, 1009 after one that is too large, 4401 when the token
-    no longer counts, 4403 when the sensor is inactive or retired, 4408 when nothing was sent for a long time, 1011
-    after a failure, and 1012 when the service restarts. What was not answered then is sent again on the next socket,
-    and stored once.
+    The same messages can be sent as frames of a WebSocket: see `GET /telemetry/ws`.
     """
     return await work.telemetry.ingest(body)

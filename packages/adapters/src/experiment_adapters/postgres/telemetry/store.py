@@ -36,10 +36,6 @@ from experiment_domain.telemetry.store import (
     TelemetryStore,
 )
 
-_RECEIPT = (
-    "telemetry_batches.capture_session_id, telemetry_batches.digest, telemetry_batches.accepted,"
-    " telemetry_batches.late, telemetry_batches.received_at"
-)
 _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
     " ARRAY(SELECT signal FROM telemetry_series AS series"
@@ -47,10 +43,10 @@ _SESSION = (
 )
 _LAYER = "coalesce(layer.is_current, true)"
 
-# The session that a batch names, if the sensor takes part in it or it is of a project that knows the sensor: a row
+# The session that batches name, if the sensor takes part in it or it is of a project that knows the sensor: a row
 # for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
 _TO_NAMED_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
@@ -63,23 +59,14 @@ LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at 
 LEFT JOIN telemetry_layers AS layer ON layer.capture_session_id = pin.capture_session_id
     AND layer.sensor_id = pin.sensor_id
 LEFT JOIN conversion_profiles ON conversion_profiles.id = coalesce(layer.profile_id, pin.profile_id)
-LEFT JOIN telemetry_batches ON telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
-    AND telemetry_batches.capture_session_id = session.id
 WHERE {HAS_TOKEN}
 """
 
-# The running sessions of a sensor, and its batch of that key, whatever session it went to: a client that did not
-# hear the answer sends again, perhaps after the session is over. Backfills are for sessions that are over: here the
-# pinned profile is the only one.
+# The running sessions of a sensor. Backfills are for sessions that are over: here the pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_RECEIPT}, {_SESSION}, true, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
-LEFT JOIN LATERAL (
-    SELECT * FROM telemetry_batches
-    WHERE telemetry_batches.sensor_id = sensors.id AND telemetry_batches.key = %s
-    ORDER BY received_at DESC LIMIT 1
-) AS telemetry_batches ON true
 LEFT JOIN (
     capture_session_pins AS pin
     JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND session.status = 'running'
@@ -89,11 +76,29 @@ WHERE {HAS_TOKEN}
 ORDER BY session.id
 """
 
-# A batch is locked by its sensor and key: by its token it would not meet itself sent with the next one.
-_BATCH_LOCK = "pg_advisory_xact_lock(hashtextextended(sensors.id::text || %s, 0))"
-_LOCK_BATCH = f"SELECT {_BATCH_LOCK} FROM sensors WHERE {HAS_TOKEN}"
-_LOCK_NAMED_SESSION = f"SELECT {_BATCH_LOCK}, pg_advisory_xact_lock_shared(%s) FROM sensors WHERE {HAS_TOKEN}"
+_RECEIPT = "telemetry_batches.key, telemetry_batches.capture_session_id, digest, accepted, late, received_at"
+_RECEIPTS_OF_NAMED_SESSION = f"""
+SELECT {_RECEIPT} FROM sensors JOIN telemetry_batches ON sensor_id = sensors.id AND key = ANY(%s)
+    AND telemetry_batches.capture_session_id = %s
+WHERE {HAS_TOKEN}
+"""
+# Whatever session they went to: a client that did not hear the answer sends again, perhaps after the session is over.
+_RECEIPTS = f"""
+SELECT DISTINCT ON (telemetry_batches.key) {_RECEIPT}
+FROM sensors JOIN telemetry_batches ON sensor_id = sensors.id AND key = ANY(%s)
+WHERE {HAS_TOKEN}
+ORDER BY telemetry_batches.key, received_at DESC
+"""
 
+# Batches are locked by their sensor and keys: by its token one would not meet itself sent with the next one. All locks
+# are taken in one order, and before that of the session, so that two units of work never wait in a circle.
+_LOCK_BATCHES = f"""
+SELECT pg_advisory_xact_lock(place) FROM (
+    SELECT hashtextextended(sensors.id::text || key, 0) AS place FROM sensors, unnest(%s::text[]) AS key
+    WHERE {HAS_TOKEN} ORDER BY place
+) AS places
+"""
+_LOCK_NAMED_SESSION = "SELECT pg_advisory_xact_lock_shared(%s)"
 # In the order in which commands on several runs take them, so that none waits for the other in a circle.
 _LOCK_RUNNING_SESSIONS = f"""
 SELECT id, pg_advisory_xact_lock_shared({LOCK_KEY})
@@ -106,8 +111,8 @@ FROM (
 ) AS running
 """
 
-_AT_SESSION = SENSORS.width + 6
-"""Where the columns of a session begin in the row of an admission, after those of sensor and receipt."""
+_AT_SESSION = SENSORS.width + 1
+"""Where the columns of a session begin in the row of an admission, after those of the sensor and its project."""
 _AT_LAYER = 6
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
@@ -151,46 +156,44 @@ class PostgresTelemetry(TelemetryStore):
         self._known: set[tuple[UUID, str]] = set()
 
     async def admit(
-        self, token_hash: bytes, capture_session_id: UUID | None, key: str, at: datetime
+        self, token_hash: bytes, capture_session_id: UUID | None, keys: Sequence[str], at: datetime
     ) -> Admission | None:
         token = [token_hash, token_hash, at]
-        # The locks come in statements of their own: the query then sees what was committed while they were waited for.
+        # The locks come in statements of their own: the queries then see what was committed while they were waited for.
+        self._statements.write(_LOCK_BATCHES, [list(keys), *token])
         if capture_session_id is not None:
-            self._statements.write(_LOCK_NAMED_SESSION, [key, lock_key(capture_session_id), *token])
-            named = [capture_session_id, capture_session_id, key, *token]
+            self._statements.write(_LOCK_NAMED_SESSION, [lock_key(capture_session_id)])
+            receipts = self._statements.ask(_RECEIPTS_OF_NAMED_SESSION, [list(keys), capture_session_id, *token])
+            named = [capture_session_id, capture_session_id, *token]
             rows = await self._statements.ask(_TO_NAMED_SESSION, named).rows()
         else:
-            self._statements.write(_LOCK_BATCH, [key, *token])
-            rows = await self._to_running_sessions(key, token)
+            receipts = self._statements.ask(_RECEIPTS, [list(keys), *token])
+            rows = await self._to_running_sessions(token)
         self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
-        return _admission(rows, key) if rows else None
+        return _admission(rows, await receipts.rows()) if rows else None
 
-    def append(self, intake: Intake) -> None:
-        receipt = intake.receipt
-        self._statements.tell(f"capture_session/{receipt.capture_session_id}")
-        self._statements.write(
-            "INSERT INTO telemetry_batches (capture_session_id, sensor_id, key, digest, accepted, late, received_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            [
-                receipt.capture_session_id,
-                receipt.sensor_id,
-                receipt.key,
-                receipt.digest,
-                receipt.accepted,
-                receipt.late,
-                receipt.received_at,
-            ],
-        )
-        # In one order for all, so that two first batches of a sensor do not wait for each other in a circle.
-        for signal in sorted({chunk.column.signal for chunk in intake.chunks}):
-            if (receipt.capture_session_id, signal) not in self._known:
-                self._statements.write(
-                    "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
-                    " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    [receipt.capture_session_id, receipt.sensor_id, signal, intake.profile_id],
-                )
-        for chunk in intake.chunks:
-            self._append(intake, chunk)
+    def append(self, *intakes: Intake) -> None:
+        for intake in intakes:
+            receipt = intake.receipt
+            self._statements.tell(f"capture_session/{receipt.capture_session_id}")
+            self._statements.write(
+                "INSERT INTO telemetry_batches"
+                " (capture_session_id, sensor_id, key, digest, accepted, late, received_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                [
+                    receipt.capture_session_id,
+                    receipt.sensor_id,
+                    receipt.key,
+                    receipt.digest,
+                    receipt.accepted,
+                    receipt.late,
+                    receipt.received_at,
+                ],
+            )
+        self._append_series(intakes)
+        for intake in intakes:
+            for chunk in intake.chunks:
+                self._append_chunk(intake, chunk)
 
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:
         where = "series.capture_session_id = %s"
@@ -320,19 +323,34 @@ class PostgresTelemetry(TelemetryStore):
             [*conditions.parameters, HEADERS],
         ).rows()
 
-    async def _to_running_sessions(self, key: str, token: Sequence[Any]) -> list[Row]:
+    async def _to_running_sessions(self, token: Sequence[Any]) -> list[Row]:
         """The rows of an admission to the running sessions, of which each is held."""
         self._statements.write("SAVEPOINT before_sessions", [])
         while True:
             held = self._statements.ask(_LOCK_RUNNING_SESSIONS, token)
-            rows = await self._statements.ask(_TO_RUNNING_SESSION, [key, *token]).rows()
+            rows = await self._statements.ask(_TO_RUNNING_SESSION, token).rows()
             # A session may start between the two statements: then it is not held, and both are asked again, with all of
             # them let go: to take one more would not be in order.
             if {row[_AT_SESSION] for row in rows} - {None} <= {row[0] for row in await held.rows()}:
                 return rows
             self._statements.write("ROLLBACK TO SAVEPOINT before_sessions", [])
 
-    def _append(self, intake: Intake, chunk: Chunk) -> None:
+    def _append_series(self, intakes: Sequence[Intake]) -> None:
+        """Those that are new, in one order for all, so that two first batches never wait for each other in a circle."""
+        new = {
+            (receipt.capture_session_id, chunk.column.signal): (receipt.sensor_id, intake.profile_id)
+            for intake, receipt in ((intake, intake.receipt) for intake in intakes)
+            for chunk in intake.chunks
+            if (receipt.capture_session_id, chunk.column.signal) not in self._known
+        }
+        for (session_id, signal), (sensor_id, profile_id) in sorted(new.items()):
+            self._statements.write(
+                "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
+                " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [session_id, sensor_id, signal, profile_id],
+            )
+
+    def _append_chunk(self, intake: Intake, chunk: Chunk) -> None:
         receipt, column = intake.receipt, chunk.column
         values = np.frombuffer(column.values)
         raw = [
@@ -406,31 +424,29 @@ def _layer(profile_id: UUID | None, values: "array[float]") -> tuple[Any, ...]:
     return profile_id, *columns_of_statistics(statistics_of(physical)), FloatArray.of(physical)
 
 
-def _admission(rows: Sequence[Row], key: str) -> Admission:
-    width = SENSORS.width
-    first = rows[0]
-    sensor = SENSORS.entity(first)
-    tolerance, session_id, digest, accepted, late, received_at = first[width:_AT_SESSION]
-    repeated = None
-    if session_id is not None:
-        repeated = Receipt(
-            capture_session_id=session_id,
-            sensor_id=sensor.id,
-            key=key,
-            digest=digest,
-            accepted=accepted,
-            late=late,
-            received_at=received_at,
-        )
+def _admission(rows: Sequence[Row], receipts: Sequence[Row]) -> Admission:
+    sensor, tolerance = SENSORS.entity(rows[0]), rows[0][SENSORS.width]
+    destinations = [
+        _destination([row[_AT_SESSION:] for row in found])
+        for session_id, found in groupby(rows, lambda row: row[_AT_SESSION])
+        if session_id is not None
+    ]
     return Admission(
         sensor=sensor,
-        destinations=[
-            _destination([row[_AT_SESSION:] for row in found])
-            for session_id, found in groupby(rows, lambda row: row[_AT_SESSION])
-            if session_id is not None
-        ],
+        destinations=destinations,
         future_tolerance=tolerance,
-        repeated=repeated,
+        repeated={
+            key: Receipt(
+                capture_session_id=session_id,
+                sensor_id=sensor.id,
+                key=key,
+                digest=digest,
+                accepted=accepted,
+                late=late,
+                received_at=received_at,
+            )
+            for key, session_id, digest, accepted, late, received_at in receipts
+        },
     )
 
 
