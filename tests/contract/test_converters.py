@@ -1,19 +1,25 @@
 """What every `Converter` promises: the reference's answers, to the bit."""
 
+import math
+import random
+import struct
 from array import array
 
 import pytest
-from hypothesis import given
+from attrs import evolve
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain.conversions.its90 import TYPE_K_INVERSE, type_k_emf
 from experiment_domain.conversions.rules import (
     Converter,
+    Outside,
     PiecewisePolynomial,
     PolynomialRange,
     ProfileKind,
     ScalarConverter,
+    Table,
     convert,
     convert_all,
 )
@@ -41,6 +47,35 @@ def test_equals_the_reference_bit_for_bit(converter: Converter, kind: ProfileKin
     expected = [convert(rule, value, valid_range) for value in values]
     assert physical.tobytes() == array("d", [float("nan") if y is None else y for y in expected]).tobytes()
     assert values.tobytes() == before
+
+
+@pytest.mark.parametrize("outside", Outside)
+@given(data=st.data())
+def test_tables_equal_the_reference_on_every_side(converter: Converter, outside: Outside, data: st.DataObject):
+    drawn = data.draw(rules(ProfileKind.TABLE))
+    assert isinstance(drawn, Table)
+    rule = evolve(drawn, outside=outside)
+    valid_range = data.draw(valid_ranges())
+    xs = rule.xs
+    beyond = [xs[0] - 1.0, xs[-1] + 1.0, -1.7976931348623157e308, 1.7976931348623157e308]
+    values = array("d", beyond + edges(rule, valid_range) + AWKWARD)
+    expected = [convert(rule, value, valid_range) for value in values]
+    physical = converter.convert(rule, values, valid_range)
+    assert physical.tobytes() == array("d", [float("nan") if y is None else y for y in expected]).tobytes()
+
+
+@pytest.mark.parametrize("kind", ProfileKind)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_many_values_at_once_equal_the_reference(converter: Converter, kind: ProfileKind, data: st.DataObject):
+    """As many as processors take several at a time of, of every sign and size, down to subnormal ones."""
+    rule, valid_range = data.draw(rules(kind)), data.draw(valid_ranges())
+    dice = random.Random(data.draw(st.integers(0, 2**32)))
+    words = struct.pack("<4099Q", *(dice.getrandbits(64) for _ in range(4_099)))
+    values = array("d", [value for (value,) in struct.iter_unpack("<d", words) if math.isfinite(value)])
+    expected = [convert(rule, value, valid_range) for value in values]
+    physical = converter.convert(rule, values, valid_range)
+    assert physical.tobytes() == array("d", [float("nan") if y is None else y for y in expected]).tobytes()
 
 
 @pytest.mark.parametrize("kind", ProfileKind)
