@@ -20,6 +20,7 @@ from experiment_adapters.auth.jwt import JwtSettings, JwtVerifier
 from experiment_adapters.auth.keys import VerificationKey
 from experiment_adapters.auth.tokens import BearerTokens
 from experiment_domain import Services
+from experiment_domain.spool import Spool
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_http import schema
 from experiment_http.app import create_app
@@ -44,6 +45,7 @@ def app_over(
     readiness: Mapping[str, Check] | None = None,
     *,
     services: Services | None = None,
+    spool: Spool | None = None,
     **settings: Any,
 ) -> Litestar:
     """The real application over units of work."""
@@ -54,6 +56,7 @@ def app_over(
         BearerTokens(verifier),
         HttpSettings(secret_key=SECRET, **{"artifact_webhook_secrets": (WEBHOOK_SECRET,), **settings}),
         readiness or {},
+        spool=spool,
     )
 
 

@@ -1,10 +1,11 @@
 """What both programs wire at start: what they need is named where it is missing, and checked while they run."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from experiment_adapters.compose import authenticator, composed
+from experiment_adapters.compose import authenticator, composed, spool
 from experiment_adapters.settings import Settings, SettingsError
 from experiment_domain import System
 from experiment_domain.kernel.errors import Unavailable
@@ -33,6 +34,17 @@ async def test_the_database_is_there_while_it_is_open(runner: asyncio.Runner, po
         await composition.database.checks["database"]()
         async with composition.services.begin(System()) as work:
             assert await work.idempotency.purge(composition.services.clock.now()) == 0
+
+
+def test_a_spool_that_cannot_be_used_is_named(tmp_path: Path):
+    assert spool(Settings.from_environment({})) is None
+    usable = spool(Settings.from_environment({"EXPERIMENT_SPOOL_DIR": str(tmp_path / "spool")}))
+    assert usable is not None
+    usable.close()
+    (tmp_path / "file").write_text("")
+    for path, reason in ((tmp_path / "file", "File exists"), (Path("/proc/spool"), "No such file or directory")):
+        with pytest.raises(SettingsError, match=rf"^EXPERIMENT_SPOOL_DIR cannot be used: {reason} \({path}\)$"):
+            spool(Settings.from_environment({"EXPERIMENT_SPOOL_DIR": str(path)}))
 
 
 @pytest.mark.parametrize("away", ["database", "replica"])

@@ -22,6 +22,7 @@ from experiment_adapters.settings import (
     SettingsError,
     settings_markdown,
 )
+from experiment_adapters.spool.settings import SpoolSettings
 
 CANARY = "c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry"
 WEBHOOK_SECRET = "whsec_" + b64encode(CANARY.encode()).decode()
@@ -52,6 +53,9 @@ EVERYTHING = {
     "EXPERIMENT_WEBHOOK_ALLOW_PRIVATE": "True",
     "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": f"{WEBHOOK_SECRET}, whsec_{b64encode(bytes(64)).decode()}",
     "EXPERIMENT_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16,fd00::/8",
+    "EXPERIMENT_SPOOL_DIR": "/var/lib/experiment-service/spool",
+    "EXPERIMENT_SPOOL_MAX_BYTES": "20000000000",
+    "EXPERIMENT_SPOOL_MAX_AGE": "7200",
     "EXPERIMENT_LOG_FORMAT": "console",
     "EXPERIMENT_LOG_LEVEL": "DEBUG",
     "EXPERIMENT_API_HOST": "0.0.0.0",
@@ -98,6 +102,9 @@ def test_every_setting_is_read():
         webhook_allow_private=True,
         artifact_webhook_secrets=(CANARY.encode(), bytes(64)),
         trusted_proxies=(ip_network("10.0.0.7/32"), ip_network("10.1.0.0/16"), ip_network("fd00::/8")),
+        spool=SpoolSettings(
+            directory=Path("/var/lib/experiment-service/spool"), max_bytes=20_000_000_000, max_age=7200.0
+        ),
         otel={"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={CANARY}", "OTEL_SERVICE_NAME": "experiment-service"},
     )
 
@@ -119,6 +126,8 @@ def test_a_documented_default_means_what_is_the_default(setting: Any):
     environment = {setting.variable: setting.default}
     if setting.of is DatabaseSettings:
         environment["EXPERIMENT_DATABASE_URL"] = "postgresql://localhost/x"
+    if setting.of is SpoolSettings:
+        environment["EXPERIMENT_SPOOL_DIR"] = "/spool"
     if setting.of is JwtSettings:
         environment |= {**JWT, "EXPERIMENT_JWT_JWKS_URL": "https://id.example/keys"}
     without = {name: value for name, value in environment.items() if name != setting.variable}
@@ -184,6 +193,12 @@ def test_no_secret_is_in_a_representation():
         *(
             ({"EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": text}, "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS must be whsec_ and 24")
             for text in BAD_WEBHOOK_SECRETS
+        ),
+        ({"EXPERIMENT_SPOOL_DIR": "spool"}, "EXPERIMENT_SPOOL_DIR must be an absolute path"),
+        ({"EXPERIMENT_SPOOL_MAX_AGE": "60"}, "EXPERIMENT_SPOOL_DIR is not set, but EXPERIMENT_SPOOL_MAX_AGE is"),
+        (
+            {"EXPERIMENT_SPOOL_DIR": "/spool", "EXPERIMENT_SPOOL_MAX_BYTES": "1"},
+            "EXPERIMENT_SPOOL_MAX_BYTES must be a whole number from 1048576",
         ),
         ({"EXPERIMENT_TRUSTED_PROXIES": "proxy.example"}, "EXPERIMENT_TRUSTED_PROXIES must be addresses"),
         ({"EXPERIMENT_TRUSTED_PROXIES": "10.0.0.1/8"}, "EXPERIMENT_TRUSTED_PROXIES must be addresses"),

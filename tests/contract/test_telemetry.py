@@ -454,6 +454,38 @@ async def test_a_session_that_is_named_is_found_if_the_sensor_may_know_of_it(rig
     assert await destinations(foreign.session.id) == [("running", False)]
 
 
+async def test_the_sessions_that_ran_at_a_moment(rig: Rig):
+    """Of a sensor that took part: started by then, and not stopped; those that are deleted by now are gone."""
+    pins = rig.session.pins
+    run = a_run(an_experiment(rig.project))
+    experiment = an_experiment(rig.project, id=run.experiment_id)
+    over: dict[str, Any] = {"status": CaptureStatus.SUCCEEDED, "started_at": later(10), "stopped_at": later(20)}
+    ended = a_session(run, ordinal=1, pins=pins, **over)
+    archived = a_session(run, ordinal=2, pins=pins, **{**over, "status": CaptureStatus.ARCHIVED})
+    failed = {**over, "status": CaptureStatus.FAILED, "deleted_at": later(30)}
+    deleted = a_session(run, ordinal=3, pins=pins, **failed)
+    foreign = a_session(run, ordinal=4, **over)
+    draft = a_session(run, ordinal=5)
+    running = a_session(run, ordinal=6, pins=pins, status=CaptureStatus.RUNNING, started_at=later(15))
+    await keep(rig.units, experiment, run, ended, archived, deleted, foreign, draft, running)
+
+    async def at(seconds: float) -> set[UUID]:
+        moment = later(seconds)
+        return set(await ask(rig.units, lambda uow: uow.telemetry.sessions_at(rig.sensor.token_hash, moment, NOW)))
+
+    assert await at(9.9) == set()
+    assert await at(10) == await at(14.9) == {ended.id, archived.id}
+    assert await at(15) == await at(19.9) == {ended.id, archived.id, running.id}
+    assert await at(20) == await at(1000) == {running.id}
+    unknown = token_hash(new_token())
+    assert await ask(rig.units, lambda uow: uow.telemetry.sessions_at(unknown, later(15), NOW)) == []
+    admission = await rig.admit(evolve(BATCH, capture_session_id=ended.id))
+    assert admission is not None
+    (found,) = admission.destinations
+    assert found.stopped_at == later(20)
+    assert [found.is_late(received_at) for received_at in (None, later(19.9), later(20))] == [True, False, True]
+
+
 async def test_a_sensor_delivers_to_the_session_that_pins_it_even_if_it_is_no_longer_shared(rig: Rig):
     foreign = await Rig.build(rig.units)
     run = a_run(an_experiment(foreign.project))

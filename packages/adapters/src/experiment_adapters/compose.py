@@ -1,8 +1,10 @@
 """From settings to ports: what the two programs wire at start, in one place."""
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -10,12 +12,15 @@ from experiment_adapters.auth.jwt import JwtVerifier
 from experiment_adapters.auth.tokens import BearerTokens
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
-from experiment_adapters.settings import Settings
+from experiment_adapters.settings import PREFIX, Settings, SettingsError
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain import Services
 from experiment_domain.kernel.access import Authenticator, Principal
 from experiment_domain.kernel.news import News
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+
+if TYPE_CHECKING:
+    from experiment_adapters.spool.files import FileSpool
 
 
 class Database(UnitsOfWork):
@@ -69,6 +74,19 @@ def composed(settings: Settings) -> Composition:
     """The service on PostgreSQL. Raises `SettingsError` where no database is named."""
     database = Database(settings.need_database())
     return Composition(services=Services(units_of_work=database, converter=NumpyConverter()), database=database)
+
+
+def spool(settings: Settings) -> "FileSpool | None":
+    """Where batches wait while the database is away, if anywhere. Raises `SettingsError` where it cannot be used."""
+    if settings.spool.directory is None:
+        return None
+    from experiment_adapters.spool.files import FileSpool  # noqa: PLC0415 - not every system locks files as it needs
+
+    try:
+        return FileSpool(settings.spool)
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+        raise SettingsError(PREFIX + "SPOOL_DIR", f"cannot be used: {error.strerror or error}{where}") from error
 
 
 def authenticator(settings: Settings) -> Authenticator:

@@ -10,6 +10,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import keys_from_setting
 from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings, checked_postgres_url
+from experiment_adapters.spool.settings import SpoolSettings
 
 PREFIX = "EXPERIMENT_"
 IGNORED = "EXPERIMENT_TEST_"
@@ -62,12 +64,14 @@ class Settings:
     webhook_allow_private: bool = False
     artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    spool: SpoolSettings = field(factory=SpoolSettings)
     otel: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings in `environ`. Raises `SettingsError`; an empty variable counts as one that is not set."""
-        groups: dict[type, dict[str, Any]] = {ApiSettings: {}, LogSettings: {}, DatabaseSettings: {}, JwtSettings: {}}
+        kinds = (ApiSettings, LogSettings, DatabaseSettings, JwtSettings, SpoolSettings)
+        groups: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
         given = {name: value for name, value in sorted(environ.items()) if value.strip()}
         values = groups.setdefault(Settings, {"otel": _otel(given)})
         rows = {row.variable: row for row in SETTINGS}
@@ -83,6 +87,7 @@ class Settings:
         values["log"] = LogSettings(**groups[LogSettings])
         values["database"] = _database(groups[DatabaseSettings])
         values["jwt"] = _jwt(groups[JwtSettings])
+        values["spool"] = _spool(groups[SpoolSettings])
         return cls(**values)
 
     def need_database(self) -> DatabaseSettings:
@@ -140,7 +145,9 @@ class Setting:
         match default:
             case bool():
                 return str(default).lower()
-            case int() | float():
+            case int():
+                return str(default)
+            case float():
                 return f"{default:g}"
             case str():
                 return default
@@ -196,6 +203,12 @@ def _jwt(values: dict[str, Any]) -> JwtSettings | None:
     return JwtSettings(**values)
 
 
+def _spool(values: dict[str, Any]) -> SpoolSettings:
+    if values and "directory" not in values:
+        raise SettingsError(PREFIX + "SPOOL_DIR", f"is not set, but {_variable(SpoolSettings, values)} is")
+    return SpoolSettings(**values)
+
+
 def _variable(of: type, attributes: "Mapping[str, Any] | list[str]") -> str:
     """The variable of the first of `attributes`."""
     attribute = next(iter(attributes))
@@ -217,7 +230,7 @@ def _otel(given: Mapping[str, str]) -> dict[str, str]:
 
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and lowest <= int(text) <= highest):
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and lowest <= int(text) <= highest):
             raise ValueError(f"must be a whole number from {lowest} to {highest}")
         return int(text)
 
@@ -232,6 +245,13 @@ def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
         return number
 
     return parse
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path: a program may be started anywhere")
+    return path
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -478,6 +498,28 @@ SETTINGS: tuple[Setting, ...] = (
         of=Settings,
         attribute="trusted_proxies",
         parse=_proxies,
+    ),
+    Setting(
+        name="SPOOL_DIR",
+        meaning="a directory on a disk of this machine in which the API keeps batches of readings while PostgreSQL is "
+        "away, answering 202 instead of 503; all its processes on the machine share it; without one, it keeps none",
+        of=SpoolSettings,
+        attribute="directory",
+        parse=_directory,
+    ),
+    Setting(
+        name="SPOOL_MAX_BYTES",
+        meaning="the room that the spool takes at most, batches that were refused later included",
+        of=SpoolSettings,
+        attribute="max_bytes",
+        parse=_whole(1 << 20, 1 << 50),
+    ),
+    Setting(
+        name="SPOOL_MAX_AGE",
+        meaning="seconds that the oldest batch may have waited: the spool then takes no more, and keeps what it has",
+        of=SpoolSettings,
+        attribute="max_age",
+        parse=_seconds(1, 31 * 86_400),
     ),
     Setting(
         name="LOG_FORMAT",

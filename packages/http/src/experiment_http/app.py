@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from experiment_domain.kernel.access import Authenticator
 from experiment_domain.kernel.errors import Refusal
+from experiment_domain.spool import Spool
 from experiment_domain.usecases import Services
 from experiment_http import health, problems, schema
 from experiment_http.operations import Api, Operation
 from experiment_http.settings import HttpSettings
 from experiment_http.sockets import OpenSockets
+from experiment_http.spooling import Spooling
 from experiment_http.traffic import RequestMetrics, Traffic
 from experiment_http.v1 import operations, sockets
 
@@ -49,17 +51,23 @@ def create_app(
     settings: HttpSettings,
     readiness: Mapping[str, Callable[[], Awaitable[None]]],
     lifespan: Sequence[Lifespan] = (),
+    spool: Spool | None = None,
 ) -> Litestar:
-    """The API over `services`. `readiness` checks what it depends on: each raises where something is away."""
-    api = Api.of(services, authenticator, settings)
+    """The API over `services`. `readiness` checks what it depends on: each raises where something is away.
+
+    With a `spool`, batches of readings wait in it while the database is away.
+    """
     metrics = RequestMetrics(CollectorRegistry())
+    spooling = None if spool is None else Spooling(services, spool, metrics.registry)
+    api = Api.of(services, authenticator, settings, spooling)
     declared = operations()
     open_sockets = OpenSockets(api, {socket.path: socket for socket in sockets()})
     routes = [operation.route(api) for operation in declared]
-    routes += health.routes(readiness, settings.readiness_timeout, metrics.registry)
+    routes += health.routes(readiness, settings.readiness_timeout, metrics.registry, spooling)
     if settings.documents:
         routes += schema.routes(declared)
     _check_closed(routes)
+    background = [] if spooling is None else [spooling.lasting]
     app = ExperimentApi(
         route_handlers=routes,
         exception_handlers={
@@ -67,7 +75,7 @@ def create_app(
             HTTPException: problems.on_http_exception,
             Exception: problems.on_exception,
         },
-        lifespan=[*lifespan, open_sockets.lasting],  # they are closed before what they need
+        lifespan=[*lifespan, *background, open_sockets.lasting],  # sockets are closed before what they need
         openapi_config=None,
         logging_config=None,
         request_max_body_size=None,  # bodies are read, with a bound, by what knows how large they may be

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from litestar import Litestar
 
-from experiment_adapters.compose import authenticator, composed
+from experiment_adapters.compose import authenticator, composed, spool
 from experiment_adapters.logs import configure_logs
 from experiment_adapters.settings import Settings
 from experiment_http.app import create_app
@@ -17,6 +17,10 @@ def app(environ: Mapping[str, str] | None = None) -> Litestar:
     settings = Settings.from_environment(os.environ if environ is None else environ)
     configure_logs(settings.log)
     composition = composed(settings)
+    spooled = spool(settings)
+    lifespan = [composition.database.opened()]
+    if spooled is not None:
+        lifespan.append(spooled.opened())
     return create_app(
         composition.services,
         authenticator(settings),
@@ -26,5 +30,6 @@ def app(environ: Mapping[str, str] | None = None) -> Litestar:
             trusted_proxies=settings.trusted_proxies,
         ),
         composition.database.checks,
-        lifespan=[composition.database.opened()],
+        lifespan=lifespan,
+        spool=spooled,
     )

@@ -12,7 +12,9 @@ from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from experiment_http import times
 from experiment_http.causes import cause_of
+from experiment_http.spooling import Spooling
 
 Check = Callable[[], Awaitable[None]]
 NO_STORE = {"Cache-Control": "no-store"}
@@ -39,7 +41,21 @@ async def readiness(checks: Mapping[str, Check], timeout: float) -> tuple[bool, 
     return ready, {"status": "ok" if ready else "failed", "dependencies": results}
 
 
-def routes(checks: Mapping[str, Check], timeout: float, registry: CollectorRegistry) -> list[HTTPRouteHandler]:
+def spool_content(spooling: Spooling) -> dict[str, Any]:
+    """What to say of the spool."""
+    status = spooling.reception.status()
+    return {
+        "status": "failed" if status.is_full else "spooling" if status.batches else "ok",
+        "batches": status.batches,
+        "bytes": status.bytes,
+        "oldest_at": None if status.oldest_at is None else times.text(status.oldest_at),
+        "refused": status.refused,
+    }
+
+
+def routes(
+    checks: Mapping[str, Check], timeout: float, registry: CollectorRegistry, spooling: Spooling | None
+) -> list[HTTPRouteHandler]:
     """The open routes."""
 
     @get("/health/live", name="live", opt={"open": True})
@@ -49,6 +65,11 @@ def routes(checks: Mapping[str, Check], timeout: float, registry: CollectorRegis
     @get("/health/ready", name="ready", opt={"open": True})
     async def ready() -> Response[bytes]:
         is_ready, content = await readiness(checks, timeout)
+        if spooling is not None:
+            content["spool"] = spool_content(spooling)
+            if not is_ready and spooling.reception.is_taking:
+                # A balancer that took this process out would keep readings from the spool.
+                is_ready, content["status"] = True, "spooling"
         return _json(200 if is_ready else 503, content)
 
     @get("/metrics", name="metrics", opt={"open": True})

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 from attrs import frozen
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from experiment_domain.idempotency import IdempotencyKey, RememberedAnswer
 from experiment_domain.kernel.access import Principal
 from experiment_domain.kernel.errors import Conflict
+from experiment_domain.spool import Promise
 from experiment_domain.usecases import Work
 from experiment_http.answers import Answer
 from experiment_http.bodies import Buffer
@@ -74,6 +76,16 @@ class Answers:
         await work.check_caller()
         remembered.check_same_request(attempt.fingerprint)
         return self._opened(attempt, remembered.content).with_header("Idempotency-Replayed", "true")
+
+    def promise(self, attempt: Attempt, answer: Answer, at: datetime) -> Promise:
+        """The answer to a request whose effect is still to come, to be kept with it."""
+        content = self._sealed(attempt, answer)
+        remembered = RememberedAnswer(fingerprint=attempt.fingerprint, content=content, answered_at=at)
+        return Promise(key=attempt.key, answer=remembered)
+
+    def promised(self, attempt: Attempt, promise: Promise) -> Answer:
+        """The answer that was given to this request before, whose effect is still to come."""
+        return self._opened(attempt, promise.answer.content).with_header("Idempotency-Replayed", "true")
 
     def keep(self, work: Work, attempt: Attempt, answer: Answer) -> None:
         """Keep the first answer with its effect."""

@@ -31,6 +31,7 @@ from experiment_http.negotiation import check_acceptable
 from experiment_http.pagination import Cursors, PageQuery, digest_of, position
 from experiment_http.settings import HttpSettings
 from experiment_http.signatures import Signatory, SignedEvent
+from experiment_http.spooling import Spooling
 
 API = "/api/v1"
 PARAMETERS = ("work", "call", "body", "query", "after", "if_version", "known")
@@ -47,9 +48,16 @@ class Api:
     settings: HttpSettings
     cursors: Cursors
     answers: idempotency.Answers
+    spooling: Spooling | None = None
 
     @classmethod
-    def of(cls, services: Services, authenticator: Authenticator, settings: HttpSettings) -> "Api":
+    def of(
+        cls,
+        services: Services,
+        authenticator: Authenticator,
+        settings: HttpSettings,
+        spooling: Spooling | None = None,
+    ) -> "Api":
         """Everything that follows from the settings."""
         return cls(
             services=services,
@@ -57,6 +65,7 @@ class Api:
             settings=settings,
             cursors=Cursors(settings.secret_key),
             answers=idempotency.Answers(settings.secret_key),
+            spooling=spooling,
         )
 
 
@@ -107,6 +116,8 @@ class Operation:
     signed_by: Signatory | None = None
     query: type[Struct] | None = None
     refuses: Sequence[int] = ()
+    spooled: Form[Any] | None = None
+    """The form of the answer where the body, a batch, waits in the spool because the database is away."""
     wants: frozenset[str] = field(factory=frozenset[str])
 
     @property
@@ -172,12 +183,19 @@ class Operation:
             return _unless_unchanged(answer, headers.get(b"if-none-match")) if self.form.revalidates else answer
         target = scope["raw_path"] + b"?" + scope["query_string"]
         attempt = idempotency.attempt(key, caller.principal, self.method, target, content)
-        async with api.services.begin(caller) as work:
-            earlier = None if attempt is None else await api.answers.earlier(work, attempt)
-            answer = earlier or self.form.answer(await self.handler(work, **given), call.cursor)
-            if attempt is not None and earlier is None:
-                api.answers.keep(work, attempt, answer)
-        return answer
+
+        async def store() -> Answer:
+            async with api.services.begin(caller) as work:
+                earlier = None if attempt is None else await api.answers.earlier(work, attempt)
+                answer = earlier or self.form.answer(await self.handler(work, **given), call.cursor)
+                if attempt is not None and earlier is None:
+                    api.answers.keep(work, attempt, answer)
+            return answer
+
+        if self.spooled is None or api.spooling is None:
+            return await store()
+        batch: Any = given["body"]
+        return await api.spooling.answer(caller, batch, store, api.answers, attempt)
 
     async def _read_signed(
         self, api: Api, signatory: Signatory, receive: Receive, headers: Mapping[bytes, bytes]
@@ -267,6 +285,7 @@ class Operations:
         body: BodyKind | None = None,
         signed_by: Signatory | None = None,
         refuses: Sequence[int] = (),
+        spooled: Form[Any] | None = None,
     ) -> Callable[[H], H]:
         if not isinstance(getattr(use_case, "permission", None), Permission):
             raise TypeError(f"{method} {path} has no use case that declares a permission")
@@ -290,6 +309,7 @@ class Operations:
                 signed_by=signed_by,
                 query=hints.get("query"),
                 refuses=refuses,
+                spooled=spooled,
                 wants=wants,
             )
             named = {name for name, _ in operation.path_parameters()}

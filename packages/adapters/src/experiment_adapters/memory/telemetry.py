@@ -65,6 +65,19 @@ class MemoryTelemetry(TelemetryStore):
             repeated={key: receipt for key in keys if (receipt := self._receipt(sensor.id, capture_session_id, key))},
         )
 
+    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
+        sensor = await self._sensors.by_token(token_hash, at)
+        return [
+            session.id
+            for session in self._store.captures.values()
+            if sensor is not None
+            and session.pin_of(sensor.id) is not None
+            and session.deleted_at is None
+            and session.started_at is not None
+            and session.started_at <= received_at
+            and (session.stopped_at is None or received_at < session.stopped_at)
+        ]
+
     def append(self, *intakes: Intake) -> None:
         for intake in intakes:
             self._append(intake)
@@ -207,6 +220,7 @@ class MemoryTelemetry(TelemetryStore):
             project_id=session.project_id,
             run_id=session.run_id,
             status=session.status,
+            stopped_at=session.stopped_at,
             profile=None if current is None else self._store.profiles[current],
             others=[self._store.profiles[profile_id] for profile_id in others if profile_id is not None],
             takes_part=session.pin_of(sensor.id) is not None,

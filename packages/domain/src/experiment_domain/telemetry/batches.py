@@ -126,12 +126,14 @@ class Column:
 class Batch:
     """What a sensor sends at once: columns, where to, and the identity the client gave it.
 
-    Raises `Invalid` where that identity is one that no store can look up.
+    `received_at` is set where the batch had to wait: it is then judged as of that moment. Raises `Invalid` where its
+    identity is one that no store can look up.
     """
 
     columns: Sequence[Column]
     capture_session_id: UUID | None = None
     batch_id: str | None = None
+    received_at: datetime | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.batch_id is not None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from experiment_domain.captures import CaptureStatus
+from experiment_domain.captures import CaptureStatus, readings_are_late
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.kernel.errors import Invalid
 from experiment_domain.sensors import Sensor
@@ -49,12 +49,18 @@ class Destination:
     project_id: UUID
     run_id: UUID
     status: CaptureStatus
+    stopped_at: datetime | None = None
     profile: ConversionProfile | None
     """That of the current layer: the pinned version, or the one of the latest backfill; None: raw values only."""
     others: Sequence[ConversionProfile] = ()
     """Those of the sensor's other whole layers in the session, which stay whole."""
     takes_part: bool = True
     """False where the session exists in a project of the sensor's, which was not bound when it started."""
+
+    def is_late(self, received_at: datetime | None) -> bool:
+        """Whether readings come late that were received now, or at a moment; refused where none may come any more."""
+        is_over = readings_are_late(self.status)
+        return is_over and (received_at is None or self.stopped_at is None or received_at >= self.stopped_at)
 
 
 @frozen(kw_only=True)
@@ -174,6 +180,10 @@ class TelemetryStore(Protocol):
         Holds off every other batch with one of these keys until the unit of work ends, and any change of the
         destination's status.
         """
+
+    @abstractmethod
+    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
+        """The sessions that ran at a moment in the past with the sensor that has this token now."""
 
     @abstractmethod
     def append(self, *intakes: Intake) -> None:

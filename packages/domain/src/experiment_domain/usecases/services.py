@@ -12,6 +12,7 @@ from experiment_domain.idempotency import IdempotencyRecords
 from experiment_domain.kernel.access import Caller, Principal
 from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.ids import Ids, TimeOrderedIds
+from experiment_domain.spool import Senders
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_domain.usecases.artifacts import ArtifactUseCases
 from experiment_domain.usecases.audit import AuditUseCases
@@ -38,6 +39,7 @@ class Work:
         self._uow = uow
         self._recorder = Recorder(uow, caller, services.clock, services.ids)
         self._converter = services.converter
+        self._senders = services.senders
 
     @cached_property
     def projects(self) -> ProjectUseCases:
@@ -82,7 +84,7 @@ class Work:
     @cached_property
     def telemetry(self) -> TelemetryUseCases:
         """Readings in and out."""
-        return TelemetryUseCases(self._recorder, self._converter)
+        return TelemetryUseCases(self._recorder, self._converter, self._senders)
 
     @cached_property
     def backfills(self) -> BackfillUseCases:
@@ -141,6 +143,7 @@ class Services:
     clock: Clock = field(factory=SystemClock)
     ids: Ids = field(factory=TimeOrderedIds)
     converter: Converter = field(factory=ScalarConverter)
+    senders: Senders = field(factory=Senders)
 
     @asynccontextmanager
     async def begin(self, caller: Caller | Principal) -> AsyncGenerator[Work]:

@@ -2,13 +2,13 @@
 
 from array import array
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
 
-from experiment_domain.captures import CaptureSession, readings_are_late
+from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Converter
 from experiment_domain.kernel.access import Grants, Permission
@@ -16,6 +16,7 @@ from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Unauthenticated
 from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
+from experiment_domain.spool import Sender, Senders
 from experiment_domain.telemetry.batches import Batch, Column
 from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
 from experiment_domain.telemetry.grids import GridColumn, GridPage, GridQuestion, check_range
@@ -68,13 +69,16 @@ class LayerEnvelope:
 class TelemetryUseCases(UseCases):
     """Readings in and out."""
 
-    def __init__(self, recorder: Recorder, converter: Converter) -> None:
+    def __init__(self, recorder: Recorder, converter: Converter, senders: Senders) -> None:
         super().__init__(recorder)
         self._converter = converter
+        self._senders = senders
 
     @requires(Permission.INGEST)
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
         """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
+        if batch.received_at is not None and batch.capture_session_id is None:
+            batch = await self._named(permit.token(), batch, batch.received_at)
         (outcome,) = await self._take_in(permit.token(), [batch])
         if isinstance(outcome, Refusal):
             raise outcome
@@ -103,6 +107,7 @@ class TelemetryUseCases(UseCases):
         admission = await self.uow.telemetry.admit(token, named, keys, self.recorder.clock.now())
         if admission is None:
             raise Unauthenticated("This sensor token is unknown or has been rotated.")
+        self._note_sender(token, admission)
         outcomes: list[Accepted | Refusal] = []
         intakes: list[Intake] = []
         receipts = dict(admission.repeated)
@@ -121,7 +126,7 @@ class TelemetryUseCases(UseCases):
             outcomes.append(_accepted(intake.receipt, duplicate=False))
         if intakes:
             self.uow.telemetry.append(*intakes)
-            await self._sign_of_life(admission)
+            await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes))
             await self._tell_of_late_ones(admission, intakes)
         return outcomes
 
@@ -129,9 +134,9 @@ class TelemetryUseCases(UseCases):
         sensor = admission.sensor
         sensor.check_delivers()
         destination = _destination(admission, batch)
-        now = self.recorder.now
-        batch.check(allowed_signals=sensor.signals, latest=now + timedelta(seconds=admission.future_tolerance))
-        is_late = readings_are_late(destination.status)
+        received_at = batch.received_at or self.recorder.now
+        batch.check(allowed_signals=sensor.signals, latest=received_at + timedelta(seconds=admission.future_tolerance))
+        is_late = destination.is_late(batch.received_at)
         receipt = Receipt(
             capture_session_id=destination.capture_session_id,
             sensor_id=sensor.id,
@@ -139,7 +144,7 @@ class TelemetryUseCases(UseCases):
             digest=batch.digest,
             accepted=len(batch),
             late=len(batch) if is_late else 0,
-            received_at=now,
+            received_at=received_at,
         )
         return Intake(
             receipt=receipt,
@@ -262,16 +267,31 @@ class TelemetryUseCases(UseCases):
     def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
         return self._converter.convert(profile.rule, column.values, profile.valid_range)
 
-    async def _sign_of_life(self, admission: Admission) -> None:
+    async def _named(self, token_hash: bytes, batch: Batch, received_at: datetime) -> Batch:
+        """The batch for the session that was the sensor's only running one when it was received."""
+        sessions = await self.uow.telemetry.sessions_at(token_hash, received_at, self.recorder.clock.now())
+        if len(sessions) > 1:
+            raise Conflict("ambiguous_session", "This sensor took part in several running capture sessions.")
+        if not sessions:
+            await self.recorder.grants()  # whose token is not known any more is told that
+            raise Conflict("no_running_session", "This sensor took part in no running capture session.")
+        return evolve(batch, capture_session_id=sessions[0])
+
+    def _note_sender(self, token_hash: bytes, admission: Admission) -> None:
+        sensor = admission.sensor
+        sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=admission.future_tolerance)
+        self._senders.note(token_hash, sender, self.recorder.clock.now())
+
+    async def _sign_of_life(self, admission: Admission, at: datetime) -> None:
         sensor, now = admission.sensor, self.recorder.now
         if not sensor.seen(at=now).is_empty:
             # Admission holds the batch and the session, not the sensor: another batch may be the first one as well.
             held = await self.uow.sensors.get(sensor.id, Lock.UPDATE)
             sensor = sensor if held is None else held
             sensor.check_delivers()
-        if sensor.is_due_for_a_sign(now):
+        if sensor.is_due_for_a_sign(at):
             # Of batches that find it due at the same moment, one gives the sign.
-            self.uow.sensors.renew_sign_of_life(sensor.id, now, unless_since=now - SIGN_OF_LIFE_EVERY)
+            self.uow.sensors.renew_sign_of_life(sensor.id, at, unless_since=at - SIGN_OF_LIFE_EVERY)
         await self.recorder.keep(self.uow.sensors, sensor.seen(at=now), "sensor", "activate")
 
     async def _check_known(self, session: CaptureSession, query: ReadingQuery | EnvelopeQuery) -> None:

@@ -48,6 +48,7 @@ def api(
     processes
         How many processes answer requests; EXPERIMENT_API_PROCESSES otherwise.
     """
+    from experiment_adapters import compose  # noqa: PLC0415
     from experiment_adapters.settings import Settings, SettingsError  # noqa: PLC0415
     from experiment_http.cli import serving  # noqa: PLC0415
 
@@ -58,6 +59,8 @@ def api(
         settings.need_database()
         settings.need_jwt()
         settings.need_secret_key()
+        if (spool := compose.spool(settings)) is not None:
+            spool.close()
     except SettingsError as error:
         raise CommandFailed(error) from error
     address = host or settings.api.host

@@ -160,8 +160,8 @@ def _structs(operations: Sequence[Operation]) -> list[type[Struct]]:
     for operation in operations:
         if operation.body is not None:
             found[operation.body.schema] = None
-        for view in operation.form.views():
-            found[view] = None
+        for form in filter(None, (operation.form, operation.spooled)):
+            found.update(dict.fromkeys(form.views()))
     return list(found)
 
 
@@ -327,6 +327,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
             for media_type in form.media_types
         }
     yield str(form.status), done
+    if operation.spooled is not None:
+        yield str(operation.spooled.status), _waits(operation.spooled, headers)
     if _revalidates(operation):
         yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
     for status in sorted(_refusals(operation)):
@@ -337,6 +339,11 @@ def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
     if media_type == ARROW:
         return {"schema": {"type": "string", "format": "binary"}, "example": "(the same columns in record batches)"}
     return {"schema": {"type": "string"}, "example": form.text_example}
+
+
+def _waits(form: Form[Any], headers: Mapping[str, Any]) -> dict[str, Any]:
+    content = {JSON: {"schema": dict(form.schema(_refer) or {}), "example": form.example()}}
+    return {"description": "The database is away; it waits on disk.", "headers": dict(headers), "content": content}
 
 
 def _revalidates(operation: Operation) -> bool:

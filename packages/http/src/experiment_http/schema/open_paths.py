@@ -4,17 +4,33 @@ from collections.abc import Mapping
 from typing import Any
 
 _STATUS = {"type": "string", "enum": ["ok", "failed"]}
+_WITH_SPOOL = {"type": "string", "enum": ["ok", "spooling", "failed"]}
 _READY: Mapping[str, Any] = {
     "type": "object",
     "required": ["status", "dependencies"],
     "properties": {
-        "status": _STATUS,
+        "status": _WITH_SPOOL,
         "dependencies": {
             "type": "object",
             "additionalProperties": {
                 "type": "object",
                 "required": ["status", "latency"],
                 "properties": {"status": _STATUS, "latency": {"type": "number", "description": "In seconds."}},
+            },
+        },
+        "spool": {
+            "type": "object",
+            "description": "Batches that wait for the database, where the service is set up to keep them.",
+            "required": ["status", "batches", "bytes", "oldest_at", "refused"],
+            "properties": {
+                "status": {
+                    **_WITH_SPOOL,
+                    "description": "`spooling` where some wait, `failed` where it takes no more.",
+                },
+                "batches": {"type": "integer"},
+                "bytes": {"type": "integer"},
+                "oldest_at": {"type": ["string", "null"], "format": "date-time"},
+                "refused": {"type": "integer", "description": "Batches that were refused later, and lie beside it."},
             },
         },
     },
@@ -64,7 +80,8 @@ OPEN_PATHS: Mapping[str, Any] = {
             "200": _response("Everything does.", "application/json", _READY, _ready("ok")),
             "503": _response("Something does not.", "application/json", _READY, _ready("failed")),
         },
-        "The dependencies are `database`, and `replica` where reads have a database of their own.",
+        "The dependencies are `database`, and `replica` where reads have a database of their own. While the database "
+        "is away, a process that keeps readings on disk for it is ready all the same: its status is `spooling`.",
     ),
     "/metrics": _path(
         "metrics",

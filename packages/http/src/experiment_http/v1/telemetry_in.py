@@ -11,6 +11,7 @@ from experiment_http.answers import View, one
 from experiment_http.arrow import batch_from_arrow
 from experiment_http.bodies import ARROW, MESSAGE_PACK, BodyKind
 from experiment_http.operations import Operations
+from experiment_http.spooling import SPOOLED
 from experiment_http.v1.batches import LARGEST, Message, batch_from, batch_from_packed
 
 
@@ -45,6 +46,7 @@ operations = Operations("telemetry", "Readings, in with a sensor's token and out
         packed=True,
     ),
     refuses=(404,),
+    spooled=SPOOLED,
 )
 async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     """Send a batch of readings, with the sensor's own token.
@@ -52,6 +54,10 @@ async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     It is accepted whole and durable, or refused whole; refusals name the first bad readings (`bad_readings`).
     The same batch again changes nothing and is answered as the first time. The body may be packed with gzip or zstd;
     it has at most 16 MiB unpacked, and 100,000 readings. Integers are microseconds since the Unix epoch.
+
+    While its database is away the service keeps batches of the sensors that it knows on its own disk, if it is set up
+    to: the answer is then 202 with `spooled`. Such a batch is durable as well; when the database is back, it is stored
+    in the order of reception and judged as of it. Until then, further batches of the sensor get the same answer.
 
     Besides JSON, the body may be the same message in MessagePack (`application/vnd.msgpack`; a timestamp may also be of
     MessagePack's own kind), or an Arrow IPC stream (`application/vnd.apache.arrow.stream`) of the columns `timestamp`

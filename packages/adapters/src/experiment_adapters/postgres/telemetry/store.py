@@ -39,7 +39,7 @@ from experiment_domain.telemetry.store import (
 _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
     " ARRAY(SELECT signal FROM telemetry_series AS series"
-    " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id)"
+    " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id), session.stopped_at"
 )
 _LAYER = "coalesce(layer.is_current, true)"
 
@@ -111,9 +111,17 @@ FROM (
 ) AS running
 """
 
+_SESSIONS_AT = f"""
+SELECT session.id FROM sensors
+JOIN capture_session_pins AS pin ON pin.sensor_id = sensors.id
+JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND session.deleted_at IS NULL
+    AND session.started_at <= %s AND (session.stopped_at IS NULL OR session.stopped_at > %s)
+WHERE {HAS_TOKEN}
+"""
+
 _AT_SESSION = SENSORS.width + 1
 """Where the columns of a session begin in the row of an admission, after those of the sensor and its project."""
-_AT_LAYER = 6
+_AT_LAYER = 7
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
 NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
@@ -171,6 +179,10 @@ class PostgresTelemetry(TelemetryStore):
             rows = await self._to_running_sessions(token)
         self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
         return _admission(rows, await receipts.rows()) if rows else None
+
+    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
+        rows = await self._statements.ask(_SESSIONS_AT, [received_at, received_at, token_hash, token_hash, at]).rows()
+        return [session_id for (session_id,) in rows]
 
     def append(self, *intakes: Intake) -> None:
         for intake in intakes:
@@ -452,7 +464,7 @@ def _admission(rows: Sequence[Row], receipts: Sequence[Row]) -> Admission:
 
 def _destination(rows: Sequence[Row]) -> Destination:
     """The session of rows that differ only in the layer of which each tells the profile."""
-    session_id, project_id, run_id, status, takes_part, *_ = rows[0]
+    session_id, project_id, run_id, status, takes_part, _, stopped_at, *_ = rows[0]
     profiles = [
         (is_current, CONVERSION_PROFILES.entity(tuple(profile)))
         for is_current, profile in ((row[_AT_LAYER], row[_AT_LAYER + 1 :]) for row in rows)
@@ -463,6 +475,7 @@ def _destination(rows: Sequence[Row]) -> Destination:
         project_id=project_id,
         run_id=run_id,
         status=CaptureStatus(status),
+        stopped_at=stopped_at,
         profile=next((profile for is_current, profile in profiles if is_current), None),
         others=[profile for is_current, profile in profiles if not is_current],
         takes_part=takes_part,

@@ -1,0 +1,83 @@
+"""A spool in memory: the plain model of what every other one has to do."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import UUID
+
+from attrs import evolve
+
+from experiment_domain.kernel.errors import Refusal
+from experiment_domain.spool import Draining, Promise, Spool, SpoolFull, SpoolStatus, WaitingBatch
+
+
+class MemorySpool(Spool):
+    """Batches in a list, which ends with the process."""
+
+    def __init__(self, most: int = 1_000) -> None:
+        self.waiting: list[WaitingBatch] = []
+        self.refused: list[tuple[WaitingBatch, Refusal]] = []
+        self._most = most
+        self._kept = 0
+        self._is_drained = False
+
+    async def keep(self, waiting: WaitingBatch) -> Promise | None:
+        if waiting.promise is not None:
+            for earlier in self.waiting:
+                if earlier.promise is not None and earlier.promise.key == waiting.promise.key:
+                    earlier.promise.answer.check_same_request(waiting.promise.answer.fingerprint)
+                    return earlier.promise
+        if len(self.waiting) >= self._most:
+            raise SpoolFull("its spool is full")
+        self._kept += 1
+        self.waiting.append(evolve(waiting, number=self._kept))
+        return None
+
+    def holds(self, sensor_id: UUID) -> bool:
+        return any(waiting.sensor_id == sensor_id for waiting in self.waiting)
+
+    def sensor_of(self, token_hash: bytes) -> UUID | None:
+        return next((waiting.sensor_id for waiting in self.waiting if waiting.token_hash == token_hash), None)
+
+    @asynccontextmanager
+    async def draining(self) -> AsyncGenerator[Draining | None]:
+        if self._is_drained:
+            yield None
+            return
+        self._is_drained = True
+        try:
+            yield MemoryDraining(self)
+        finally:
+            self._is_drained = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.waiting
+
+    def status(self, at: datetime) -> SpoolStatus:  # noqa: ARG002 - its room alone is bounded
+        return SpoolStatus(
+            batches=len(self.waiting),
+            oldest_at=self.waiting[0].received_at if self.waiting else None,
+            refused=len(self.refused),
+            is_full=len(self.waiting) >= self._most,
+        )
+
+
+class MemoryDraining(Draining):
+    """Takes batches from the beginning of the list."""
+
+    def __init__(self, spool: MemorySpool) -> None:
+        self._spool = spool
+        self._count = 0
+
+    async def oldest(self, most: int) -> Sequence[WaitingBatch]:
+        found = self._spool.waiting[:most]
+        self._count = len(found)
+        return found
+
+    async def set_aside(self, waiting: WaitingBatch, refusal: Refusal, at: datetime) -> None:  # noqa: ARG002 - only files say when
+        self._spool.refused.append((waiting, refusal))
+
+    async def done(self) -> None:
+        del self._spool.waiting[: self._count]
+        self._count = 0
