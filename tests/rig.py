@@ -168,8 +168,8 @@ def check_statistics(found: Statistics | None, values: Sequence[float]) -> None:
     assert (found.count, found.minimum, found.maximum) == (expected.count, expected.minimum, expected.maximum)
     assert (found.first, found.last) == (expected.first, expected.last)
     scale = max(abs(expected.minimum), abs(expected.maximum))
-    assert found.mean == pytest.approx(expected.mean, rel=1e-9, abs=1e-12 * scale)
-    assert found.deviation == pytest.approx(expected.deviation, rel=1e-9, abs=1e-7 * scale)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-9, abs=max(1e-12 * scale, 5e-324))
+    assert found.deviation == pytest.approx(expected.deviation, rel=1e-9, abs=max(1e-7 * scale, 5e-324))
 
 
 def column_of(readings: Sequence[tuple[int, float]], signal: str = "value") -> Column:

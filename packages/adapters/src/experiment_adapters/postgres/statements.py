@@ -57,6 +57,7 @@ class Statements:
         self._pool = pool
         self._patience = patience
         self._in_transaction = in_transaction
+        self._begin: LiteralString = "BEGIN" if in_transaction else ""
         self._queue: list[_Queued] = []
         self._stack = AsyncExitStack()
         self._connection: Connection | None = None
@@ -85,6 +86,13 @@ class Statements:
         self._queue.append((sql, parameters, answer, prepare))
         return answer
 
+    def hold_still(self) -> None:
+        """Let what is read from now on be of one moment, in a unit of work that only reads.
+
+        Between the statements of one answer chunks may be merged, which changes nothing but where readings are.
+        """
+        self._begin = self._begin or "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
     async def send(self, *, commit: bool = False) -> None:
         """Send the queue, in order; the first of it begins the transaction."""
         if self._failure is not None:
@@ -109,8 +117,8 @@ class Statements:
     async def _send(self, connection: Connection, queue: Sequence[_Queued], *, commit: bool) -> None:
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
-            if self._in_transaction and not self._open:
-                await connection.execute("BEGIN", prepare=False)
+            if self._begin and not self._open:
+                await connection.execute(self._begin, prepare=False)
                 self._open = True
             for sql, parameters, answer, prepare in queue:
                 cursor = connection.cursor(binary=True)

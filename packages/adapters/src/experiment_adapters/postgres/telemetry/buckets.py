@@ -1,5 +1,6 @@
 """Statistics grouped by buckets of time: of chunks by what they say of themselves, of readings one by one."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -203,6 +204,7 @@ class Spans:
 class Summed:
     """A series whose chunks are summed up in one layer; `profile_id` is None in the raw one."""
 
+    run_id: UUID
     capture_session_id: UUID
     series_id: int
     sensor_id: UUID
@@ -210,9 +212,9 @@ class Summed:
     profile_id: UUID | None
 
     @property
-    def key(self) -> tuple[UUID, str, UUID | None]:
+    def key(self) -> tuple[UUID, UUID, str, UUID | None]:
         """What the series of several sessions are counted together by."""
-        return self.sensor_id, self.signal, self.profile_id
+        return self.run_id, self.sensor_id, self.signal, self.profile_id
 
 
 @frozen(kw_only=True, eq=False)
@@ -229,6 +231,28 @@ class SummedChunks:
         found = spans.overlap() | spans.outsized()
         if width is not None:
             found |= spans.starts // width != spans.ends // width
+        gaps = (spans.count > 0) & (spans.count < spans.readings)
+        if gaps.any():
+            # Only by opening it can be told when its first and last values were, as against those of other sessions.
+            found |= gaps & self._meet()[spans.owners]
+        return found
+
+    def _meet(self) -> Flags:
+        """Which of the series have a time in common with others that they are counted together with."""
+        spans, found = self.spans, np.zeros(len(self.series), np.bool_)
+        edges = np.flatnonzero(np.diff(spans.owners, prepend=-1))
+        ends = np.maximum.reduceat(spans.ends, edges)
+        extents: dict[object, list[tuple[int, int, int]]] = {}
+        for place, owner in enumerate(spans.owners[edges].tolist()):
+            extent = int(spans.starts[edges[place]]), int(ends[place]), owner
+            extents.setdefault(self.series[owner].key, []).append(extent)
+        for together in extents.values():
+            reached, before = -math.inf, -1
+            for start, end, owner in sorted(together):
+                if start <= reached:
+                    found[[before, owner]] = True
+                if end > reached:
+                    reached, before = end, owner
         return found
 
 

@@ -13,7 +13,6 @@ from attrs import frozen
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
 from experiment_adapters.postgres.telemetry.headers import (
-    ChunksChanged,
     Headers,
     Stored,
     divided,
@@ -79,14 +78,7 @@ class PostgresEnvelopes(Envelopes):
         self._statements = statements
 
     async def read(self, query: EnvelopeQuery) -> Envelope:
-        while True:
-            try:
-                return await self._read(query)
-            except ChunksChanged:
-                # Between the statements chunks were put together: their headers say so now.
-                continue
-
-    async def _read(self, query: EnvelopeQuery) -> Envelope:
+        self._statements.hold_still()
         stored = Stored(
             capture_session_id=query.capture_session_id,
             sensor_id=query.sensor_id,

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
-from experiment_adapters.postgres.telemetry.headers import ChunksChanged, Headers, Stored, headers, opened, within
+from experiment_adapters.postgres.telemetry.headers import Headers, Stored, headers, opened, within
 from experiment_adapters.postgres.telemetry.merging import Merged, merge
 from experiment_domain.telemetry.batches import EARLIEST, LATEST, micros
 from experiment_domain.telemetry.grids import Fill, GridColumn, GridQuery, Grids, Source
@@ -50,6 +50,7 @@ class PostgresGrids(Grids):
         ]
 
     async def column(self, column: GridColumn, query: GridQuery) -> "array[float]":
+        self._statements.hold_still()
         moments = query.start + np.arange(query.rows, dtype=np.int64) * query.step
         parts: list[Readings] = []
         for source in column.sources:
@@ -69,13 +70,6 @@ class PostgresGrids(Grids):
 
     async def _around(self, stored: Stored, moments: Integers, query: GridQuery) -> Readings:
         """The readings of a series right before and behind the moments, and perhaps more."""
-        while True:
-            try:
-                return await self._looked_up(stored, moments, query)
-            except ChunksChanged:
-                continue
-
-    async def _looked_up(self, stored: Stored, moments: Integers, query: GridQuery) -> Readings:
         start, end = None, None
         if query.tolerance is not None:
             start = max(EARLIEST, int(moments[0]) - query.tolerance)

@@ -38,10 +38,6 @@ READINGS_AT_ONCE = 1_000_000
 """How many readings are opened in one query, unless one chunk alone has more."""
 
 
-class ChunksChanged(Exception):  # noqa: N818 - a reason to look again, not a fault
-    """Chunks whose headers were read are not there any more."""
-
-
 @frozen(kw_only=True)
 class Stored:
     """One layer of one series, as it is found in the tables."""
@@ -127,7 +123,7 @@ def headers(statements: Statements, stored: Stored, conditions: Conditions) -> A
 
 
 async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:
-    """Chunks with their arrays, in the order of time. Raises `ChunksChanged` where one of them is gone."""
+    """Chunks with their arrays, in the order of time."""
     values, join, profile = source_of(found.stored)
     positions = found.positions[places].tolist()
     parameters: list[Any] = [found.stored.capture_session_id, found.series_id, positions, *profile]
@@ -137,8 +133,6 @@ async def opened(statements: Statements, found: Headers, places: Integers) -> li
         f"{' AND physical.profile_id = %s' if profile else ''} ORDER BY chunk.starts_at, chunk.position",
         parameters,
     ).rows()
-    if len(rows) != len(positions):
-        raise ChunksChanged
     return [
         Opened(position=position, late=late, timestamps=timestamps, values=values)
         for position, late, timestamps, values in rows
@@ -177,8 +171,6 @@ async def divided(
             *profile,
         ],
     ).rows()
-    if len(rows) != len(places):
-        raise ChunksChanged
     return [(before, part) for _, before, part in rows]
 
 

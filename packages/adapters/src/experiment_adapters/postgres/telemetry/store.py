@@ -208,10 +208,10 @@ class PostgresTelemetry(TelemetryStore):
                 self._append_chunk(intake, chunk)
 
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:
+        self._statements.hold_still()
         where = "series.capture_session_id = %s"
         raw = await summaries(self._statements, where, [capture_session_id], Layer.RAW)
         physical = await summaries(self._statements, where, [capture_session_id], Layer.PHYSICAL)
-        # Of the physical summary alone: between the two queries readings may have arrived.
         layers = {(summary.sensor_id, summary.signal): summary for summary in physical}
 
         def without_value(summary: Summary | None) -> int:
@@ -261,6 +261,7 @@ class PostgresTelemetry(TelemetryStore):
         )
         if physical and query.profile_id is None:
             return _readings(None, query.limit)
+        self._statements.hold_still()
         chunks: list[Opened] = []
         merged: Merged | None = None
         headers: list[Row] = []
@@ -296,6 +297,7 @@ class PostgresTelemetry(TelemetryStore):
     async def metrics(
         self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = (), bucket: int | None = None
     ) -> Sequence[Metrics]:
+        self._statements.hold_still()
         where, parameters = _of_runs([run_id], signals)
         found = await summaries(self._statements, where, parameters, layer, width=bucket)
         return _metrics(found)
@@ -303,18 +305,13 @@ class PostgresTelemetry(TelemetryStore):
     async def metrics_of_runs(
         self, layers: Mapping[UUID, Layer | None], *, signals: Collection[str] = ()
     ) -> Mapping[UUID, Sequence[Metrics]]:
-        rows = await self._statements.ask(
-            "SELECT id, run_id FROM capture_sessions WHERE run_id = ANY(%s) AND deleted_at IS NULL", [list(layers)]
-        ).rows()
-        run_of: dict[UUID, UUID] = dict(rows)
+        self._statements.hold_still()
         found: dict[UUID, list[Summary]] = {}
         # One query for the runs of each layer, and there are no more than three.
         for layer in sorted(set(layers.values()), key=str):
             where, parameters = _of_runs([run_id for run_id, one in layers.items() if one is layer], signals)
             for summary in await summaries(self._statements, where, parameters, layer):
-                run_id = run_of.get(summary.capture_session_id)
-                if run_id is not None:  # a session that has just been made is not known
-                    found.setdefault(run_id, []).append(summary)
+                found.setdefault(summary.run_id, []).append(summary)
         return {run_id: _metrics(of_run) for run_id, of_run in found.items()}
 
     async def _headers(self, query: ReadingQuery, start: int | None, after: Row | None) -> list[Row]:
@@ -395,9 +392,7 @@ _NONE = uuid.UUID(int=0)
 
 def _of_runs(run_ids: Sequence[UUID], signals: Collection[str]) -> tuple[str, list[Any]]:
     """The condition on the series of runs, and its parameters."""
-    where = (
-        "series.capture_session_id IN (SELECT id FROM capture_sessions WHERE run_id = ANY(%s) AND deleted_at IS NULL)"
-    )
+    where = "session.run_id = ANY(%s) AND session.deleted_at IS NULL"
     return (f"{where} AND series.signal = ANY(%s)", [run_ids, list(signals)]) if signals else (where, [run_ids])
 
 

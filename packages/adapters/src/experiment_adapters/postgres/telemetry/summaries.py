@@ -23,13 +23,14 @@ _TIMES = (
     " array_agg(CASE WHEN late THEN count ELSE 0 END::float8) AS lates"
 )
 _CHUNKS = "WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id"
-_SERIES = "series.capture_session_id, series.id, series.sensor_id, series.signal"
+_SERIES = "session.run_id, session.ordinal, series.capture_session_id, series.id, series.sensor_id, series.signal"
+_FROM = "FROM telemetry_series AS series JOIN capture_sessions AS session ON session.id = series.capture_session_id"
 _RECEIVED = "chunks.positions, chunks.counts, starts, ends, lates"
 _SUMMED = "minimum, maximum, mean, squares, first, last"
 
 _RAW = f"""
 SELECT {_SERIES}, NULL::uuid, {_RECEIVED}, chunks.positions, chunks.counts, {_SUMMED}
-FROM telemetry_series AS series
+{_FROM}
 CROSS JOIN LATERAL (
     SELECT {_COUNTS}, {_TIMES}, {_VALUES} FROM telemetry_chunks AS chunk {_CHUNKS}
 ) AS chunks
@@ -38,7 +39,7 @@ WHERE chunks.positions IS NOT NULL AND {{where}}
 # The two tables have a row each for a chunk: they are put together here, as a join would take longer.
 _PHYSICAL = f"""
 SELECT {_SERIES}, series.profile_id, {_RECEIVED}, physical.positions, physical.counts, {_SUMMED}
-FROM telemetry_series AS series
+{_FROM}
 CROSS JOIN LATERAL (
     SELECT {_COUNTS}, {_TIMES} FROM telemetry_chunks AS chunk {_CHUNKS}
 ) AS chunks
@@ -68,7 +69,7 @@ OPENED_AT_ONCE = 500
 class Summary:
     """A series and what is known of its readings in one layer: of all of them, or of a bucket that begins `at` (µs)."""
 
-    capture_session_id: UUID
+    run_id: UUID
     sensor_id: UUID
     signal: str
     profile_id: UUID | None
@@ -84,7 +85,7 @@ async def summaries(
     *,
     width: int | None = None,
 ) -> list[Summary]:
-    """The series that a condition names, by sensor and signal; in the physical layer those that have one.
+    """The series that a condition names, by sensor, signal and session; in the physical layer those that have one.
 
     Without a `layer`, those that have no physical one are summed up by their raw values. With a `width` in
     microseconds, each bucket by itself, in the order of time. Raises `Invalid` where there are too many.
@@ -105,7 +106,7 @@ async def summaries(
             check_buckets(len(buckets))
     return [
         Summary(
-            capture_session_id=found.series[owner].capture_session_id,
+            run_id=found.series[owner].run_id,
             sensor_id=found.series[owner].sensor_id,
             signal=found.series[owner].signal,
             profile_id=found.series[owner].profile_id,
@@ -128,8 +129,8 @@ async def _headers(
     rows = await statements.ask(sql, parameters if layer else [*parameters, *parameters]).rows()
     if not rows:
         return None
-    rows.sort(key=lambda row: (row[2], row[3], row[0]))
-    columns = [[*received, *summed] for received, summed in (_in_common(row[5:10], row[10:]) for row in rows)]
+    rows.sort(key=lambda row: (row[4], row[5], row[1]))
+    columns = [[*received, *summed] for received, summed in (_in_common(row[7:12], row[12:]) for row in rows)]
     owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
     positions, readings, starts, ends, late, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
     minimum, maximum, mean, squares, first, last = statistics
@@ -150,13 +151,14 @@ async def _headers(
     )
     series = [
         Summed(
+            run_id=run_id,
             capture_session_id=session_id,
             series_id=series_id,
             sensor_id=sensor_id,
             signal=signal,
             profile_id=profile_id,
         )
-        for session_id, series_id, sensor_id, signal, profile_id, *_ in rows
+        for run_id, _, session_id, series_id, sensor_id, signal, profile_id, *_ in rows
     ]
     return SummedChunks(series=series, positions=positions[order].astype(np.int64), spans=spans.at(order))
 
