@@ -118,7 +118,7 @@ class PostgresScalars(ScalarMetrics):
         chunks: list[tuple[Any, ...]] = []
         for name, new in by_name.items():
             _, count, *latest, steps, values, timestamps = self._held.get(name, _NEW)
-            tail = _Values(steps, list(values), list(timestamps))
+            tail = _Values(list(steps), list(values), list(timestamps))
             before = count - len(steps)
             for scalar in new:
                 if latest[0] is None or scalar.step >= latest[0]:
@@ -169,7 +169,7 @@ class PostgresScalars(ScalarMetrics):
         ).value()
 
 
-_NEW: Row = ("", 0, None, None, None, [], (), ())
+_NEW: Row = ("", 0, None, None, None, (), (), ())
 
 
 def _page(rows: Sequence[Row], *, limit: int, after: Place | None, before: int | None) -> ScalarPage:
