@@ -81,6 +81,8 @@ def nightly(session: nox.Session) -> None:
         "tests/stateful",
         "tests/http",
         "tests/e2e/test_workers.py",
+        "tests/e2e/test_relay.py",
+        "tests/contract/test_relays.py",
         "tests/contract/test_event_feed.py",
         "tests/contract/test_live.py",
         "--timeout=7200",

@@ -17,6 +17,7 @@ from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain import Services
 from experiment_domain.kernel.access import Authenticator, Principal
 from experiment_domain.kernel.news import News
+from experiment_domain.relays import EventSink
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 
 if TYPE_CHECKING:
@@ -87,6 +88,20 @@ def spool(settings: Settings) -> "FileSpool | None":
     except OSError as error:
         where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
         raise SettingsError(PREFIX + "SPOOL_DIR", f"cannot be used: {error.strerror or error}{where}") from error
+
+
+def event_sinks(settings: Settings) -> Mapping[str, EventSink]:
+    """Where events go besides the API's own feed, by the names under which it is kept how far they have come."""
+    sinks: dict[str, EventSink] = {}
+    if settings.redis_url is not None and settings.redis_streams_kept_for:
+        from experiment_adapters.streams.redis import RedisStreams  # noqa: PLC0415 - only who has one needs it
+
+        sinks["redis"] = RedisStreams(settings.redis_url, settings.redis_streams_kept_for)
+    if settings.kafka_brokers:
+        from experiment_adapters.streams.kafka import Kafka  # noqa: PLC0415
+
+        sinks["kafka"] = Kafka(settings.kafka_brokers, settings.kafka_topic, settings.kafka_options)
+    return sinks
 
 
 def authenticator(settings: Settings) -> Authenticator:

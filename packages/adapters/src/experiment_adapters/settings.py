@@ -59,7 +59,10 @@ class Settings:
     database: DatabaseSettings | None = None
     jwt: JwtSettings | None = None
     redis_url: str | None = field(default=None, repr=False)
+    redis_streams_kept_for: float = 604_800.0
     kafka_brokers: tuple[str, ...] = ()
+    kafka_topic: str = "experiment.events"
+    kafka_options: Mapping[str, str] = field(factory=dict[str, str], repr=False)
     secret_key: bytes | None = field(default=None, repr=False)
     webhook_allow_private: bool = False
     artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
@@ -309,6 +312,18 @@ def _brokers(text: str) -> tuple[str, ...]:
     return brokers
 
 
+def _topic(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text) or text in {".", ".."}:
+        raise ValueError("must be the name of a topic: letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _options(text: str) -> Mapping[str, str]:
+    _pairs(text)
+    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def _proxies(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     networks: list[IPv4Network | IPv6Network] = []
     for part in text.split(","):
@@ -419,18 +434,40 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="REDIS_URL",
-        meaning="Redis, for the work queue: `redis://host:port/0`, `rediss://` for TLS; without one, each worker "
-        "keeps its own",
+        meaning="Redis, for events (Redis Streams) and for nudges among workers: `redis://host:port/0`, `rediss://` "
+        "for TLS; without one, each worker nudges itself",
         of=Settings,
         attribute="redis_url",
         parse=_url("redis", "rediss", "unix"),
     ),
     Setting(
+        name="REDIS_STREAMS_KEPT_FOR",
+        meaning="seconds that events stay in Redis Streams, longer where a consumer group has not read them; 0: events "
+        "do not go to Redis",
+        of=Settings,
+        attribute="redis_streams_kept_for",
+        parse=_seconds(0, 315_360_000),
+    ),
+    Setting(
         name="KAFKA_BROKERS",
-        meaning=f"{RESERVED}; `host:port[,host:port]` of the Kafka to which events will go as well",
+        meaning="`host:port[,host:port]` of the Kafka to which events go; without it, they do not",
         of=Settings,
         attribute="kafka_brokers",
         parse=_brokers,
+    ),
+    Setting(
+        name="KAFKA_TOPIC",
+        meaning="the topic to which events go",
+        of=Settings,
+        attribute="kafka_topic",
+        parse=_topic,
+    ),
+    Setting(
+        name="KAFKA_OPTIONS",
+        meaning="further properties of librdkafka, `name=value[,name=value]`: `security.protocol=sasl_ssl,…`",
+        of=Settings,
+        attribute="kafka_options",
+        parse=_options,
     ),
     Setting(
         name="JWT_ISSUER",

@@ -19,6 +19,7 @@ from experiment_domain.kernel.entity import StatusHistory
 from experiment_domain.kernel.events import EventLog
 from experiment_domain.kernel.news import News
 from experiment_domain.projects import ProjectRepository
+from experiment_domain.relays import RelayPlaces
 from experiment_domain.runs import RunRepository
 from experiment_domain.scalars import ScalarMetrics
 from experiment_domain.sensors import SensorRepository
@@ -56,6 +57,7 @@ class UnitOfWork(Protocol):
     events: EventLog
     idempotency: IdempotencyRecords
     chores: ChoreBook
+    relays: RelayPlaces
 
     @abstractmethod
     async def grants(self, at: datetime) -> Grants:

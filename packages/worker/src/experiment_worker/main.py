@@ -1,20 +1,22 @@
-"""The worker's program: settings → ports → actors and their schedule, until it is told to stop."""
+"""The worker's program: settings → ports → relays, actors and their schedule, until it is told to stop."""
 
 import os
 import signal
 import sys
 import threading
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager, closing
 
 from dramatiq import Worker
 from structlog import get_logger
 
-from experiment_adapters.compose import composed
+from experiment_adapters.compose import Composition, composed, event_sinks
 from experiment_adapters.logs import configure_logs
 from experiment_adapters.postgres.leadership import Leadership
 from experiment_adapters.settings import Settings, SettingsError
 from experiment_worker.actors import actors_of
 from experiment_worker.brokers import broker_of
+from experiment_worker.relays import relaying
 from experiment_worker.schedule import Schedule
 from experiment_worker.work import WORK
 
@@ -42,7 +44,7 @@ def run(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    broker = broker_of(settings.redis_url, composition.database.opened())
+    broker = broker_of(settings.redis_url, _opened(composition, settings))
     actors = actors_of(broker, composition.services, WORK, stop.is_set)
     worker = Worker(broker, worker_threads=THREADS)
     worker.start()
@@ -55,7 +57,20 @@ def run(settings: Settings) -> None:
             else:
                 Schedule(nudges, leads=leadership.holds).run(stop)
     finally:
-        # Not `join` before it: that waits for retries as well, which are due some time and perhaps never.
+        # Not `join` before it: that waits for whatever else is nudged meanwhile.
         worker.stop(timeout=FINISHING)
         broker.close()
         log.info("worker stopped")
+
+
+@asynccontextmanager
+async def _opened(composition: Composition, settings: Settings) -> AsyncGenerator[None]:
+    """The database, and the relays, which need no nudges."""
+    sinks = event_sinks(settings)
+    with ExitStack() as stack:
+        holds = {
+            name: stack.enter_context(closing(Leadership(settings.need_database(), f"relay to {name}"))).holds
+            for name in sinks
+        }
+        async with composition.database.opened(), relaying(composition.services, sinks, holds):
+            yield

@@ -86,6 +86,7 @@ class Store:
     events: list[RecordedEvent] = field(factory=list, init=False)
     answers: dict[IdempotencyKey, RememberedAnswer] = field(factory=dict, init=False)
     chores: dict[str, StoredChore] = field(factory=dict, init=False)
+    relays: dict[str, str] = field(factory=dict, init=False)  # sink → place
 
 
 class Transaction:

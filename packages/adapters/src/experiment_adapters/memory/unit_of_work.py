@@ -21,6 +21,7 @@ from experiment_adapters.memory.idempotency import MemoryIdempotency
 from experiment_adapters.memory.layers import MemoryLayers
 from experiment_adapters.memory.live import MemoryLive
 from experiment_adapters.memory.projects import MemoryProjects
+from experiment_adapters.memory.relays import MemoryRelays
 from experiment_adapters.memory.runs import MemoryRuns
 from experiment_adapters.memory.scalars import MemoryScalars
 from experiment_adapters.memory.sensors import MemorySensors
@@ -64,6 +65,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.events = MemoryEvents(store, transaction)
         self.idempotency = MemoryIdempotency(store, transaction)
         self.chores = MemoryChores(store, transaction)
+        self.relays = MemoryRelays(store, transaction)
 
     async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()

@@ -27,6 +27,7 @@ from experiment_adapters.postgres.experiments import PostgresExperiments
 from experiment_adapters.postgres.news import PostgresNews
 from experiment_adapters.postgres.projects import PostgresProjects
 from experiment_adapters.postgres.records import PostgresIdempotency, PostgresStatusHistory
+from experiment_adapters.postgres.relays import PostgresRelays
 from experiment_adapters.postgres.runs import PostgresRuns
 from experiment_adapters.postgres.scalars import PostgresScalars
 from experiment_adapters.postgres.sensors import HAS_TOKEN, PostgresSensors
@@ -136,6 +137,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def chores(self) -> PostgresChores:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresChores(self._statements)
+
+    @cached_property
+    def relays(self) -> PostgresRelays:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresRelays(self._statements)
 
     async def grants(self, at: datetime) -> Grants:
         principal = self._principal
