@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fix_up import Up
 from load.bench import USER, Bench, Scenario
+from load.beside import beside
 from load.cards import cards
 from load.http_client import Api, Pool
 from load.ingest import ingest
@@ -26,6 +27,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "filters": filters,
     "cards": cards,
     "ingest": ingest,
+    "beside": beside,
 }
 CONNECTIONS = 256
 

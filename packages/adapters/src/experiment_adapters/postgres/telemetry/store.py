@@ -127,7 +127,7 @@ _AT_LAYER = 7
 NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
 _STATISTICS = ", ".join(NAMES)
 
-_RAW = f"""
+RAW = f"""
 INSERT INTO telemetry_chunks
     (transaction_id, capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
 SELECT pg_current_xact_id(), capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
@@ -135,16 +135,16 @@ FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signa
 """
 
 _RAW_AND_PHYSICAL = f"""
-WITH chunk AS ({_RAW} RETURNING capture_session_id, series_id, position)
+WITH chunk AS ({RAW} RETURNING capture_session_id, series_id, position)
 INSERT INTO telemetry_physical_chunks
     (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
 SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, {{values}} FROM chunk
 """
-_WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
+WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
 _WITH_GAPS = _RAW_AND_PHYSICAL.format(values="array_replace(%s::float8[], 'NaN', NULL)")
 _ONE_LAYER = f"(%s::uuid, %s::integer{', %s::float8' * 6}, %s::float8[])"
 _RAW_AND_LAYERS = f"""
-WITH chunk AS ({_RAW} RETURNING capture_session_id, series_id, position)
+WITH chunk AS ({RAW} RETURNING capture_session_id, series_id, position)
 INSERT INTO telemetry_physical_chunks
     (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
 SELECT capture_session_id, series_id, position, layer.profile_id, {", ".join(f"layer.{name}" for name in NAMES)},
@@ -372,7 +372,7 @@ class PostgresTelemetry(TelemetryStore):
             *(receipt.capture_session_id, receipt.sensor_id, column.signal),
         ]
         if chunk.physical is None:
-            self._statements.write(_RAW, raw)
+            self._statements.write(RAW, raw)
             return
         if chunk.others:
             values = {intake.profile_id: chunk.physical, **chunk.others}
@@ -381,7 +381,7 @@ class PostgresTelemetry(TelemetryStore):
             return
         physical = np.frombuffer(chunk.physical)
         statistics = statistics_of(physical)
-        sql = _WHOLE if statistics is not None and statistics.count == len(physical) else _WITH_GAPS
+        sql = WHOLE if statistics is not None and statistics.count == len(physical) else _WITH_GAPS
         self._statements.write(
             sql, [*raw, intake.profile_id, *columns_of_statistics(statistics), FloatArray.of(physical)]
         )

@@ -1,0 +1,335 @@
+"""Ingest beside other ways to keep the same readings, in one run on the same machine: ratios count, not rates."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from attrs import frozen
+from websockets.asyncio.client import connect
+
+from experiment_adapters.auth.local import LocalKeys
+from experiment_adapters.embedded import DATABASE
+from experiment_adapters.postgres.telemetry import arrays
+from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
+from experiment_adapters.postgres.telemetry.merging import statistics_of
+from experiment_adapters.postgres.telemetry.store import RAW, WHOLE, columns_of_statistics
+from experiment_domain.telemetry.batches import moment
+from experiment_http.cli.local import settings_of
+from fix_up import COMMAND, Up, environment
+from load.bench import Bench
+from load.http_client import ConnectionBroken, Pool
+from load.ingest import BATCH, CLIENTS, MOST_PER_SECOND, Recording, start, stored, taken_in
+from load.measures import Measure, Row
+
+ROWS = 10_000
+IN_FLIGHT = 32  # frames of one socket that wait for their answers
+BYTES = 32
+TABLES = ("telemetry_batches", "telemetry_series", "telemetry_chunks", "telemetry_physical_chunks")
+STARTING = 30.0
+FIRST = 1_600_000_000_000_000
+VALUES = np.random.default_rng(20260309).normal(5.0, 1.0, ROWS).round(4)
+INFLUX_SETTINGS = """
+reporting-disabled = true
+bind-address = "127.0.0.1:0"
+[meta]
+dir = "{home}/meta"
+[data]
+dir = "{home}/data"
+wal-dir = "{home}/wal"
+query-log-enabled = false
+[http]
+bind-address = "127.0.0.1:{port}"
+log-enabled = false
+[monitor]
+store-enabled = false
+"""
+Amount = tuple[int, float]
+"""Readings, and the seconds that they took."""
+
+
+@frozen
+class Bar:
+    """What the ratio of two rates is held to."""
+
+    name: str
+    above: str
+    below: str
+    least: float
+
+    def told(self, rates: Mapping[str, float]) -> str:
+        if self.below not in rates:
+            return f"{self.name}: not measured"
+        ratio = rates[self.above] / rates[self.below]
+        return f"{self.name}: {ratio:.2f} (bar: at least {self.least:g}){'' if ratio >= self.least else ' MISSED'}"
+
+
+BARS = (
+    Bar("REST ÷ the same chunks through psycopg", "rest", "chunks", 0.5),
+    Bar("REST ÷ one row per reading through psycopg", "rest", "rows", 3.0),
+    Bar("REST by all processes ÷ InfluxDB", "rest of all", "influx", 1.0),
+    Bar("WebSocket ÷ REST", "sockets", "rest", 1.0),
+)
+
+
+async def beside(bench: Bench) -> list[Row]:
+    """The same readings by each way, one after the other, for as many seconds."""
+    rates: dict[str, float] = {}
+    rows: list[Row] = []
+
+    def note(key: str, what: str, amount: Amount, measure: Measure | None = None) -> None:
+        readings, seconds = amount
+        rates[key] = readings / seconds
+        errors = ", ".join(f"{number}× {error}" for error, number in measure.errors.most_common(3)) if measure else ""
+        rows.append(("beside", what, f"{rates[key]:,.0f}", f"{readings:,}", "", "", "", "", errors or "0"))
+
+    recordings = await start(bench, "Beside", CLIENTS + 1)
+    *senders, other = recordings
+    url = database_of(bench.up.data_dir)
+    with psycopg.connect(url, autocommit=True) as connection:
+        arrays.register(connection)  # pyright: ignore[reportArgumentType] - of its adapters alone
+        note("raw", "raw chunks through psycopg", await chunks(bench, connection, other, is_whole=False))
+        note("chunks", "chunks of both layers through psycopg", await chunks(bench, connection, other, is_whole=True))
+        note("rows", f"rows of both layers through psycopg, {ROWS:,} a statement", by_rows(bench, connection))
+        measure, before = Measure(), size_of(connection)
+        amount = await taken_in(bench, bench.pool, senders, measure)
+        note("rest", f"REST, one process, {CLIENTS} clients", amount, measure)
+        per_reading = (size_of(connection) - before) / amount[0]
+    measure = Measure()
+    note("sockets", f"WebSocket, one process, {CLIENTS} clients", await by_sockets(bench, senders, measure), measure)
+    processes = os.cpu_count() or 1
+    with another_api(bench.up, url, processes) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
+        measure = Measure()
+        amount = await taken_in(bench, pool, senders, measure)
+        note("rest of all", f"REST, {processes} processes, {CLIENTS} clients", amount, measure)
+    if shutil.which("influxd") is None:
+        bench.notes.append("InfluxDB is left out: there is no influxd on the path (Debian: apt-get install influxdb)")
+    else:
+        with influx(bench.up.home) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
+            measure = Measure()
+            note("influx", f"InfluxDB, {CLIENTS} clients", await by_lines(bench, pool, measure), measure)
+    bench.notes.extend(bar.told(rates) for bar in BARS)
+    missed = "" if per_reading <= BYTES else " MISSED"
+    bench.notes.append(
+        f"bytes per reading, both layers, receipts and indexes: {per_reading:.1f} (bar: {BYTES}){missed}"
+    )
+    return rows
+
+
+def database_of(data_dir: Path) -> str:
+    """The URL of the PostgreSQL that `up` has started."""
+    # After PostgreSQL's documentation: the fourth line is the port, the fifth the directory of the socket.
+    _, _, _, port, folder, *_ = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    return f"postgresql://postgres@/{DATABASE}?host={quote(folder)}&port={port}"
+
+
+async def chunks(bench: Bench, connection: psycopg.Connection, recording: Recording, *, is_whole: bool) -> Amount:
+    """What the service itself inserts for a batch, each committed by itself, on one connection."""
+    sensor = bench.api.bearing(recording.token)
+    await sensor.call("POST", "/telemetry", next(recording.bodies))  # makes the series
+    where = [UUID(recording.session_id), UUID(recording.sensor_id), "value"]
+    found = connection.execute(
+        "SELECT profile_id FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s",
+        where,
+    ).fetchone()
+    assert found is not None
+    values = VALUES[:BATCH]
+    physical = values * 2.5 - 1.0
+    raw_statistics, statistics = (columns_of_statistics(statistics_of(layer)) for layer in (values, physical))
+
+    def insert(number: int) -> None:
+        stamps = np.arange(BATCH) * 1_000 + (FIRST + number * BATCH * 1_000)
+        span = (moment(int(stamps[0])), moment(int(stamps[-1])))
+        raw = [False, *span, *raw_statistics, TimestampArray.of(stamps), FloatArray.of(values), *where]
+        if is_whole:
+            connection.execute(WHOLE, [*raw, found[0], *statistics, FloatArray.of(physical)], prepare=True, binary=True)
+        else:
+            connection.execute(RAW, raw, prepare=True, binary=True)
+
+    return repeated(bench.seconds, insert, BATCH)
+
+
+def by_rows(bench: Bench, connection: psycopg.Connection) -> Amount:
+    """A row per reading, with its raw and its physical value."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS load_rows"
+        " (series_id bigint, at timestamptz, value float8, physical float8, PRIMARY KEY (series_id, at))"
+    )
+
+    def insert(number: int) -> None:
+        stamps = np.arange(ROWS) * 1_000 + (FIRST + number * ROWS * 1_000)
+        connection.execute(
+            "INSERT INTO load_rows SELECT 1, * FROM unnest(%s::timestamptz[], %s::float8[], %s::float8[])"
+            " ON CONFLICT (series_id, at) DO UPDATE SET value = excluded.value, physical = excluded.physical",
+            [TimestampArray.of(stamps), FloatArray.of(VALUES), FloatArray.of(VALUES * 2.5 - 1.0)],
+            prepare=True,
+            binary=True,
+        )
+
+    try:
+        return repeated(bench.seconds, insert, ROWS)
+    finally:
+        connection.execute("DROP TABLE load_rows")
+
+
+def repeated(seconds: float, insert: Callable[[int], None], readings: int) -> Amount:
+    """How many readings are inserted in so many seconds."""
+    insert(0)
+    number, began = 1, time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        insert(number)
+        number += 1
+    return (number - 1) * readings, time.perf_counter() - began
+
+
+def size_of(connection: psycopg.Connection) -> int:
+    """The bytes of everything that telemetry is kept in."""
+    found = connection.execute(
+        "SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) AS name", [list(TABLES)]
+    )
+    (size,) = found.fetchone() or (0,)
+    return int(size)
+
+
+async def by_sockets(bench: Bench, recordings: Sequence[Recording], measure: Measure) -> Amount:
+    """A socket per sensor, on which some frames are always on their way."""
+    most = round(bench.seconds * MOST_PER_SECOND)
+    frames = [[b'{"seq":%d,%s' % (seq, next(recording.bodies)[1:]) for seq in range(most)] for recording in recordings]
+    before = await stored(bench, recordings)
+    url = f"ws://127.0.0.1:{bench.up.port}/api/v1/telemetry/ws"
+    began = time.perf_counter()
+
+    async def client(recording: Recording, frames: Sequence[bytes]) -> None:
+        headers = {"Authorization": f"Bearer {recording.token}"}
+        async with connect(url, additional_headers=headers, compression=None, ping_interval=None) as channel:
+            waiting: deque[int] = deque()
+            for seq, frame in enumerate(frames):
+                if time.perf_counter() > began + bench.seconds:
+                    break
+                await channel.send(frame, text=True)
+                waiting.append(seq)
+                if len(waiting) == IN_FLIGHT:
+                    check(await channel.recv(), waiting.popleft())
+            while waiting:
+                check(await channel.recv(), waiting.popleft())
+
+    def check(answer: Any, seq: int) -> None:
+        told = json.loads(answer)
+        if (told["seq"], told.get("accepted")) != (seq, BATCH):
+            measure.errors[f"answered {answer[:200]}"] += 1
+
+    await asyncio.gather(*map(client, recordings, frames))
+    took = time.perf_counter() - began
+    return await stored(bench, recordings) - before, took
+
+
+@contextmanager
+def another_api(up: Up, url: str, processes: int) -> Iterator[int]:
+    """The port of an API of several processes on the same database."""
+    port = free_port()
+    settings = {
+        **settings_of(LocalKeys(up.data_dir)),
+        "EXPERIMENT_DATABASE_URL": url,
+        "EXPERIMENT_LOG_LEVEL": "warning",
+    }
+    program = [*COMMAND, "api", "--host", "127.0.0.1", "--port", str(port), "--processes", str(processes)]
+    with subprocess.Popen(program, cwd=up.home, env=environment(up.home, settings)) as process:
+        try:
+            wait_for(port)
+            yield port
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def influx(home: Path) -> Iterator[int]:
+    """The port of an InfluxDB with nothing in it."""
+    folder, port = home / "influx", free_port()
+    folder.mkdir()
+    settings = folder / "influxdb.conf"
+    settings.write_text(INFLUX_SETTINGS.format(home=folder, port=port))
+    with (
+        (folder / "log.txt").open("wb") as log,
+        subprocess.Popen(["influxd", "-config", str(settings)], stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_for(port)
+            yield port
+        finally:
+            process.terminate()
+
+
+async def by_lines(bench: Bench, pool: Pool, measure: Measure) -> Amount:
+    """The readings as line protocol, in requests of as many as a batch has; a series per client."""
+    head = f"Host: 127.0.0.1:{pool.port}\r\n"
+
+    def request(path: str, body: bytes) -> bytes:
+        return f"POST {path} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    status, answer = await pool.ask(request("/query?q=CREATE%20DATABASE%20load", b""))
+    assert status == 200, answer
+    values = [f"{value:g}" for value in VALUES[:BATCH]]
+
+    def body(client: int, number: int) -> bytes:
+        first = FIRST + number * BATCH * 1_000
+        return "\n".join(
+            f"reading,sensor={client} value={value} {first + place * 1_000}" for place, value in enumerate(values)
+        ).encode()
+
+    most = round(bench.seconds * MOST_PER_SECOND)
+    requests = [
+        [request("/write?db=load&precision=u", body(client, number)) for number in range(most)]
+        for client in range(CLIENTS)
+    ]
+    accepted = 0
+    began = time.perf_counter()
+
+    async def client(mine: Sequence[bytes]) -> None:
+        nonlocal accepted
+        for one in mine:
+            if time.perf_counter() > began + bench.seconds:
+                return
+            try:
+                status, answer = await pool.ask(one)
+            except (OSError, ConnectionBroken, TimeoutError) as error:
+                measure.errors[type(error).__name__] += 1
+                continue
+            if status == 204:
+                accepted += BATCH
+            else:
+                measure.errors[f"{status} {answer[:100]!r}"] += 1
+
+    await asyncio.gather(*map(client, requests))
+    return accepted, time.perf_counter() - began
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens."""
+    deadline = time.monotonic() + STARTING
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
