@@ -1,5 +1,6 @@
 """The API under test, over any adapter, and callers of it: whatever it answers is held against its own document."""
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -157,6 +158,35 @@ def conforms(answer: httpx.Response) -> None:
         _validator(operation["operationId"], str(answer.status_code), media_type).validate(answer.json())
 
 
+def left_early(app: Any) -> Any:
+    """The application to clients that leave a stream when they have seen its beginning: by itself it has no end."""
+
+    async def seen(scope: Any, receive: Any, send: Any) -> None:
+        left = asyncio.Event()
+        is_stream = is_whole = False
+
+        async def receiving() -> Any:
+            message = await receive() if not is_stream else {"type": "http.disconnect"}
+            if is_stream:
+                await left.wait()
+            return message
+
+        async def sending(message: Any) -> None:
+            nonlocal is_stream, is_whole
+            if message["type"] == "http.response.start":
+                is_stream = (b"content-type", b"text/event-stream; charset=utf-8") in message["headers"]
+            elif is_stream:
+                left.set()
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        await app(scope, receiving, sending)
+        if is_stream and not is_whole:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return seen
+
+
 class Client:
     """Somebody who calls the API."""
 
@@ -169,7 +199,7 @@ class Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         transport_app: Any = app
         self._http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(transport_app),
+            transport=httpx.ASGITransport(left_early(transport_app)),
             base_url="http://api.example",
             headers=headers,
             auth=auth,

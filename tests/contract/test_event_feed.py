@@ -245,3 +245,30 @@ async def test_a_transaction_that_lasts_holds_up_nothing(
         assert numbers(part) == [3]
         await writing.commit()
         assert numbers(await since(postgres_units_of_work, part.place)) == [2]
+
+
+@pytest.mark.postgres
+async def test_what_is_committed_late_is_behind_a_part_that_had_a_higher_position(
+    postgres_units_of_work: UnitsOfWork, module_postgres_url: str, runner: asyncio.Runner
+):
+    project = a_project()
+    await keep(postgres_units_of_work, project)
+    start = await ask(postgres_units_of_work, lambda uow: uow.events.latest())
+    async with await psycopg.AsyncConnection.connect(module_postgres_url) as late:
+        await late.execute(
+            "INSERT INTO outbox (id, project_id, subject, type, at, data)"
+            " VALUES (%s, %s, 'run/9', 'run.tagged', now(), jsonb_build_object('n', 9))",
+            [fresh(), project.id],
+        )
+        for number in range(3):
+            await record(postgres_units_of_work, an_event(project, number))
+        part = await since(postgres_units_of_work, start, limit=2)
+        assert numbers(part) == [0, 1]
+    until = await ask(postgres_units_of_work, lambda uow: uow.events.latest())
+    await record(postgres_units_of_work, an_event(project, 10))
+    found: list[int] = []
+    while part.more:
+        part = await since(postgres_units_of_work, part.place, until=until)
+        found += numbers(part)
+    assert found == [2, 9]
+    assert numbers(await since(postgres_units_of_work, part.place)) == [10]

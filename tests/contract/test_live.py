@@ -12,9 +12,9 @@ import pytest
 from hypothesis import settings
 
 from contention import contended
-from entities import NOW, a_batch, a_column
-from experiment_domain.captures import CaptureSession
-from experiment_domain.kernel.access import User
+from entities import NOW, a_batch, a_column, fresh
+from experiment_domain.captures import CaptureSession, CaptureStatus
+from experiment_domain.kernel.access import System, User
 from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound
 from experiment_domain.kernel.news import EVENTS
 from experiment_domain.telemetry.batches import micros
@@ -176,6 +176,22 @@ async def test_who_may_follow_events(lab: Laboratory):
     for use in (lambda work: work.events.latest(), lambda work: work.events.since("0")):
         with pytest.raises(Forbidden):
             await lab.ask(use)
+
+
+@pytest.mark.covers("live.latest", "live.since", "events.latest", "events.since")
+async def test_the_service_reads_for_all(lab: Laboratory):
+    made, session = await recording(lab)
+    service = System()
+    place = await lab.ask(lambda work: work.live.latest(session.id), by=service)
+    end = await lab.ask(lambda work: work.events.latest(), by=service)
+    await send(lab, made, session, 0, 1.0)
+    await lab.stop(session)
+    part, status = await lab.ask(lambda work: work.live.since(session.id, place, layer=None), by=service)
+    assert (values(part), status) == ([[3.0]], CaptureStatus.SUCCEEDED)
+    told = await lab.ask(lambda work: work.events.since(end), by=service)
+    assert told.events[-1].recorded.event.type == "capture.completed"
+    _, status = await lab.ask(lambda work: work.live.since(fresh(), place, layer=None), by=service)
+    assert status is None
 
 
 async def test_there_is_news_of_what_is_committed(lab: Laboratory):

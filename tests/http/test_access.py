@@ -27,7 +27,9 @@ OF_PROJECTS = {f"{API}/audit", f"{API}/audit/verify"}
 """Lists of what the caller owns: only a project that is named may be refused."""
 COMPARE = f"{API}/runs:compare"
 GRID = f"{API}/runs/{{run_id}}/telemetry"
-NAMING = {*OF_PROJECTS, COMPARE}
+FEEDS = {f"{API}/events", f"{API}/events/stream"}
+READINGS = f"{API}/telemetry/stream"
+NAMING = {*OF_PROJECTS, *FEEDS, COMPARE, READINGS}
 """Whose query names what is asked for, so that it is refused as a path would be."""
 NO_AUDIT = {"ok": True, "records": 0, "first_broken": None, "items": []}
 NO_SENSORS = {"online": 0, "delayed": 0, "offline": 0, "total": 0}
@@ -105,8 +107,10 @@ async def test_matrix(app: Litestar, runner: object, method: str, path: str, ope
 
 
 async def _named(world: World, path: str) -> dict[str, Any]:
-    if path in OF_PROJECTS:
+    if path in (*OF_PROJECTS, *FEEDS):
         return {"project_id": world.project_id}
+    if path == READINGS:
+        return {"capture_session_id": world.session_id}
     other = await world.editor.done("POST", f"/experiments/{world.experiment_id}/runs", {"name": "to compare"})
     return {"run_id": [world.run_id, other["id"]]}
 

@@ -19,6 +19,7 @@ from experiment_http.operations import Api, Operation
 from experiment_http.settings import HttpSettings
 from experiment_http.sockets import OpenSockets
 from experiment_http.spooling import Spooling
+from experiment_http.streams import Streams
 from experiment_http.traffic import RequestMetrics, Traffic
 from experiment_http.v1 import operations, sockets
 
@@ -30,6 +31,7 @@ class ExperimentApi(Litestar):
 
     traffic: Traffic | None = None
     sockets: OpenSockets | None = None
+    streams: Streams | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection."""
@@ -39,6 +41,11 @@ class ExperimentApi(Litestar):
             await self.sockets(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def stop(self) -> None:
+        """End what would last: the server has been asked to stop, and waits for what is open."""
+        if self.streams is not None:
+            self.streams.finish()
 
     async def serve(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection without what is around it."""
@@ -75,11 +82,13 @@ def create_app(
             HTTPException: problems.on_http_exception,
             Exception: problems.on_exception,
         },
-        lifespan=[*lifespan, *background, open_sockets.lasting],  # sockets are closed before what they need
+        # Sockets and streams are closed before what they need.
+        lifespan=[*lifespan, *background, open_sockets.lasting, api.streams.lasting],
         openapi_config=None,
         logging_config=None,
         request_max_body_size=None,  # bodies are read, with a bound, by what knows how large they may be
     )
+    app.streams = api.streams
     app.traffic = Traffic(app.serve, ids=services.ids, trusted_proxies=settings.trusted_proxies, metrics=metrics)
     app.sockets = open_sockets
     return app

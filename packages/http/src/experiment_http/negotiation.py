@@ -7,7 +7,7 @@ from experiment_http.problems import NotAcceptable
 
 def check_acceptable(header: bytes | None, offered: Sequence[str]) -> None:
     """Refuse a caller that accepts none of the media types which an operation has."""
-    if header is None or header in (b"*/*", b"application/json") or not offered:
+    if header is None or header == b"*/*" or header.decode("latin-1") in offered or not offered:
         return
     chosen(header, offered)
 

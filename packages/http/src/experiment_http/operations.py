@@ -28,10 +28,13 @@ from experiment_http.answers import Answer, Form
 from experiment_http.bodies import BodyKind, Buffer
 from experiment_http.callers import principal_of
 from experiment_http.negotiation import check_acceptable
+from experiment_http.origins import check_origin
 from experiment_http.pagination import Cursors, PageQuery, digest_of, position
 from experiment_http.settings import HttpSettings
 from experiment_http.signatures import Signatory, SignedEvent
 from experiment_http.spooling import Spooling
+from experiment_http.streams import EventStreamForm, Pace, Streams
+from experiment_http.tails import Tails
 
 API = "/api/v1"
 PARAMETERS = ("work", "call", "body", "query", "after", "if_version", "known")
@@ -48,6 +51,7 @@ class Api:
     settings: HttpSettings
     cursors: Cursors
     answers: idempotency.Answers
+    streams: Streams
     spooling: Spooling | None = None
 
     @classmethod
@@ -66,6 +70,14 @@ class Api:
             cursors=Cursors(settings.secret_key),
             answers=idempotency.Answers(settings.secret_key),
             spooling=spooling,
+            streams=Streams(
+                Tails(lambda: services.units_of_work.news),
+                Pace(
+                    keep_alive=settings.stream_keep_alive,
+                    check_every=settings.stream_check_every,
+                    send_timeout=settings.stream_send_timeout,
+                ),
+            ),
         )
 
 
@@ -162,6 +174,8 @@ class Operation:
             request_id=scope["state"].get("request_id"),
             address=scope["state"].get("client_address"),
         )
+        if isinstance(self.form, EventStreamForm):
+            check_origin(headers, "streams")
         check_acceptable(headers.get(b"accept"), self.form.media_types)
         idempotency.check(key)
         given: dict[str, Any] = _checked_path(scope["path_params"])

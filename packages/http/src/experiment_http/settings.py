@@ -13,7 +13,8 @@ class HttpSettings:
 
     With one of the `artifact_webhook_secrets` the Artifact Service signs its callbacks; without any, all are refused.
     An address in `X-Forwarded-For` is believed only from one of the `trusted_proxies`. Durations are in seconds: a
-    socket's caller is checked so often, it is closed when nothing came for so long, or when an answer is not taken.
+    socket's caller is checked so often, it is closed when nothing came for so long, or when an answer is not taken. A
+    stream says so often that it is there, its caller is checked so often, and it ends when nothing is taken for long.
     """
 
     secret_key: bytes = field(repr=False)
@@ -25,6 +26,9 @@ class HttpSettings:
     socket_check_every: float = 2.5
     socket_idle_timeout: float = 600.0
     socket_send_timeout: float = 30.0
+    stream_keep_alive: float = 15.0
+    stream_check_every: float = 2.5
+    stream_send_timeout: float = 20.0
 
     def __attrs_post_init__(self) -> None:
         if len(self.secret_key) < SHORTEST_SECRET:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -23,6 +22,7 @@ from experiment_http import problems, queries
 from experiment_http.callers import principal_of
 from experiment_http.causes import cause_of
 from experiment_http.operations import Api, headers_of
+from experiment_http.origins import check_origin
 from experiment_http.request_ids import client_address, request_id
 from experiment_http.settings import HttpSettings
 
@@ -112,7 +112,7 @@ class Socket:
                 client[0] if client else None, headers.get(b"x-forwarded-for"), api.settings.trusted_proxies
             )
             try:
-                _check_origin(headers)
+                check_origin(headers, "sockets")
                 queries.nothing_in(queries.pairs_of(scope["query_string"]))
                 principal = await principal_of(_with_token(headers, scope), api.authenticator)
                 conversation = self.begin(
@@ -358,16 +358,6 @@ def _with_token(headers: Mapping[bytes, bytes], scope: Any) -> Mapping[bytes, by
     if len(tokens) != 1:
         return headers
     return {**headers, b"authorization": b"Bearer " + tokens[0].removeprefix(TOKEN_PROTOCOL).encode()}
-
-
-def _check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse pages of other sites: a browser says where the page is from that opens a socket."""
-    origin = headers.get(b"origin")
-    if origin is None:
-        return
-    place = urlsplit(origin.decode("latin-1")).netloc.lower()
-    if not place or place != headers.get(b"host", b"").decode("latin-1").lower():
-        raise Forbidden("Pages of other origins may not open sockets here.", "foreign_origin")
 
 
 async def _refuse(path: str, refusal: Refusal, identity: str, send: Any) -> None:

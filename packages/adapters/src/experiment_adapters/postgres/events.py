@@ -79,7 +79,8 @@ class PostgresOutbox(EventLog):
             PlacedEvent(recorded=_recorded(row), place=place)
             for (_, *row), place in zip(rows[:limit], places, strict=True)
         ]
-        return EventPart(events=events, place=events[-1].place if more else window.end(now), more=more)
+        place = events[-1].place if more else window.end(now)
+        return EventPart(events=events, place=place, more=more or window.ends_before(until))
 
     async def latest(self) -> str:
         return await snapshot(self._statements)

@@ -41,8 +41,12 @@ class Window:
         return cls(seen=seen, until=rest[0], position=int(rest[1])) if rest else cls(seen=seen)
 
     def up_to(self, place: str | None) -> "Window":
-        """The same, up to a place that once was the latest one."""
-        return self if place is None else evolve(self, until=place.partition(" ")[0])
+        """The same, up to a place that once was the latest one; one that is read in parts already ends before that."""
+        return self if place is None or self.until is not None else evolve(self, until=place.partition(" ")[0])
+
+    def ends_before(self, place: str | None) -> bool:
+        """Whether there is more up to that place behind this window."""
+        return place is not None and self.until != place
 
     def narrow(self, conditions: Conditions) -> None:
         """Keep a query to the rows of this window: their table has the columns `transaction_id` and `position`."""

@@ -15,6 +15,7 @@ from experiment_http.bodies import ARROW, MESSAGE_PACK
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
+from experiment_http.streams import EventStreamForm
 
 REF = "#/components/schemas/{name}"
 NOTES = """
@@ -229,9 +230,10 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     if operation.query is None:
         return
     _, components = msgspec.json.schema_components([operation.query], ref_template="{name}")
-    for name, written in components[operation.query.__name__]["properties"].items():
+    described = components[operation.query.__name__]
+    for name, written in described["properties"].items():
         schema = _given(written, components)
-        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+        parameter = {"name": name, "in": "query", "required": name in described.get("required", ()), "schema": schema}
         if name in PREFIXED:
             parameter["name"] = PREFIXED[name] + "key"
             parameter["description"] = "The text of a parameter; any name may stand in the place of `key`."
@@ -275,6 +277,9 @@ def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
         yield _header("If-Match", "The ETag of the version that is to be changed.", {"type": "string"})
     if _revalidates(operation):
         yield _header("If-None-Match", "The ETag that the caller has.", {"type": "string"})
+    if isinstance(operation.form, EventStreamForm):
+        described = "The id of the last event that the caller has seen: the stream goes on behind it."
+        yield _header("Last-Event-ID", described, {"type": "string"})
     if operation.body is not None and operation.body.packed:
         yield _header(
             "Content-Encoding",
@@ -329,6 +334,9 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     yield str(form.status), done
     if operation.spooled is not None:
         yield str(operation.spooled.status), _waits(operation.spooled, headers)
+    if isinstance(form, EventStreamForm) and form.ends:
+        description = "The caller has seen the end: nothing comes any more."
+        yield "204", {"description": description, "headers": dict(REQUEST_ID)}
     if _revalidates(operation):
         yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
     for status in sorted(_refusals(operation)):

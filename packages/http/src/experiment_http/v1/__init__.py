@@ -10,6 +10,7 @@ from experiment_http.v1 import (
     captures,
     cards,
     conversions,
+    events,
     experiments,
     grids,
     integrations,
@@ -19,6 +20,7 @@ from experiment_http.v1 import (
     runs,
     sensors,
     telemetry_in,
+    telemetry_live,
     telemetry_out,
     telemetry_socket,
 )
@@ -36,9 +38,11 @@ NOUNS: Sequence[Operations] = (
     conversions.operations,
     telemetry_in.operations,
     telemetry_socket.operations,
+    telemetry_live.operations,
     telemetry_out.operations,
     grids.operations,
     metrics.operations,
+    events.operations,
     audit.operations,
 )
 

@@ -81,7 +81,8 @@ class PostgresLive(LiveReadings):
         more = len(found) < len(rows)
         places = window.behind([row[0] for row in found], now, more=more)
         live = [_live(row, layer, place) for row, place in zip(found, places, strict=True)]
-        return LivePart(chunks=_wanted(live, layer), place=places[-1] if more else window.end(now), more=more)
+        end = places[-1] if more else window.end(now)
+        return LivePart(chunks=_wanted(live, layer), place=end, more=more or window.ends_before(until))
 
 
 def _wanted(chunks: list[LiveChunk], layer: Layer | None) -> list[LiveChunk]:
