@@ -105,6 +105,7 @@ async def test_sensors_are_bound_once_and_in_order(units_of_work: UnitsOfWork):
         uow.runs.bind(evolve(bindings[0], bound_at=later(0), bound_by="somebody else"))
     expected = [bindings[place] for place in (1, 2, 0, 3)]
     assert list(await ask(units_of_work, lambda uow: uow.runs.sensors_of(run.id))) == expected
+    assert list(await ask(units_of_work, lambda uow: uow.runs.bound_to(sensors[0].id))) == [run, other]
 
     async with committed(units_of_work) as uow:
         uow.runs.unbind(run.id, sensors[0].id)
@@ -112,6 +113,8 @@ async def test_sensors_are_bound_once_and_in_order(units_of_work: UnitsOfWork):
     assert list(await ask(units_of_work, lambda uow: uow.runs.sensors_of(run.id))) == [*expected[:2], bindings[3]]
     assert len(await ask(units_of_work, lambda uow: uow.runs.sensors_of(other.id))) == 1
     assert list(await ask(units_of_work, lambda uow: uow.runs.sensors_of(fresh()))) == []
+    assert list(await ask(units_of_work, lambda uow: uow.runs.bound_to(sensors[0].id))) == [other]
+    assert list(await ask(units_of_work, lambda uow: uow.runs.bound_to(fresh()))) == []
 
 
 async def test_runs_and_sensors_that_are_bound_are_there(units_of_work: UnitsOfWork):

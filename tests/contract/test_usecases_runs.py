@@ -232,7 +232,11 @@ async def test_a_sensor_is_bound_once(lab: Laboratory):
     assert await lab.ask(lambda work: work.runs.sensors(run.id)) == []
     with pytest.raises(NotFound):
         await lab.do(lambda work: work.runs.unbind(run.id, made.sensor.id))
-    assert [record.action for record in (await lab.audit())[-2:]] == ["bind", "unbind"]
+    named = {"sensor_id": str(made.sensor.id)}
+    assert [(record.action, record.before, record.after) for record in (await lab.audit())[-2:]] == [
+        ("bind", None, named),
+        ("unbind", named, None),
+    ]
 
 
 def told_as(moment: datetime) -> str:

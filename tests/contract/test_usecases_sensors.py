@@ -28,6 +28,7 @@ from experiment_domain.sensors import (
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
+from keeping import ask
 from laboratory import Laboratory, token_of
 
 
@@ -464,6 +465,42 @@ async def test_a_sensor_that_never_recorded_is_deleted(lab: Laboratory):
     assert await lab.ask(lambda work: work.runs.sensors(run.id)) == []
 
 
+@pytest.mark.covers("sensors.delete")
+async def test_runs_that_lose_a_deleted_sensor_are_told(lab: Laboratory):
+    guest = await Laboratory.open(lab.units)
+    await guest.do(lambda work: work.projects.put_member(guest.project.id, lab.owner.id, Role.EDITOR))
+    run, theirs = await lab.run(start=True), await guest.run()
+    made = await lab.sensor(run)
+    sensor_id = made.sensor.id
+    await lab.do(lambda work: work.sensors.share(sensor_id, guest.project.id))
+    await guest.do(lambda work: work.runs.bind(theirs.id, sensor_id))
+    await lab.do(lambda work: work.sensors.delete(sensor_id))
+    for rig, lost_by in ((lab, run), (guest, theirs)):
+        told = [record for record in await rig.audit() if record.action == "unbind"]
+        assert [(record.target_id, record.actor, record.before) for record in told] == [
+            (str(lost_by.id), lab.owner.id, {"sensor_id": str(sensor_id)})
+        ]
+    told_of = await ask(lab.units, lambda uow: uow.events.of(f"sensor/{sensor_id}", limit=10, after=None))
+    unbound = [it.event for it in told_of if it.event.type == "sensor.unbound"]
+    assert {event.project_id: event.data for event in unbound} == {
+        lab.project.id: {"run_id": str(run.id)},
+        guest.project.id: {"run_id": str(theirs.id)},
+    }
+    assert len(unbound) == 2
+
+
+@pytest.mark.parametrize("verb", ["finish", "fail", "archive"])
+async def test_a_run_that_is_over_loses_no_sensor(lab: Laboratory, verb: str):
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    await lab.do(lambda work: getattr(work.runs, verb)(run.id))
+    with pytest.raises(Conflict) as refusal:
+        await lab.do(lambda work: work.sensors.delete(made.sensor.id))
+    assert refusal.value.code == "sensor_bound"
+    assert [it.sensor_id for it in await lab.ask(lambda work: work.runs.sensors(run.id))] == [made.sensor.id]
+    await lab.do(lambda work: work.sensors.retire(made.sensor.id))
+
+
 async def test_a_retired_sensor_is_not_bound(lab: Laboratory):
     made = await lab.sensor()
     await lab.do(lambda work: work.sensors.retire(made.sensor.id))
@@ -523,6 +560,14 @@ async def test_a_sensor_is_shared_with_a_project(lab: Laboratory):
     with pytest.raises(Conflict) as refusal:
         await lab.do(lambda work: work.sensors.unshare(sensor_id, lab.project.id))
     assert refusal.value.code == "owning_project"
+
+
+async def test_a_project_that_only_a_token_knows_of_gets_no_sensor(lab: Laboratory):
+    made = await lab.sensor()
+    gone = fresh()
+    claimant = User(id=lab.owner.id, projects={gone: Role.OWNER})
+    with pytest.raises(NotFound):
+        await lab.do(lambda work: work.sensors.share(made.sensor.id, gone), by=claimant)
 
 
 async def test_who_may_not_know_of_a_project_is_not_told_that_it_shares_a_sensor(lab: Laboratory):

@@ -612,12 +612,19 @@ class ServicesMachine(RuleBasedStateMachine):
                 expected = "sensor_in_use"
             elif any(sensor_id in session["pins"] for session in sessions):
                 expected = "sensor_has_recorded"
+            elif any(run["status"] not in {"draft", "running"} for run in self.bound_to(sensor_id)):
+                expected = "sensor_bound"
         assert answer == expected
         if not expected:
             del self.rows["sensor"][sensor_id]
-            for run in self.rows["run"].values():
-                run["sensors"] = [it for it in run["sensors"] if it != sensor_id]
+            for run in self.bound_to(sensor_id):
+                run["sensors"].remove(sensor_id)
+                self.told("sensor.unbound", "sensor", sensor_id)
+                self.commands += 1
             self.commands += 1
+
+    def bound_to(self, sensor_id: UUID) -> list[dict[str, Any]]:
+        return [run for run in self.rows["run"].values() if sensor_id in run["sensors"]]
 
     # Readings.
 

@@ -120,6 +120,10 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("checksum_mismatch", lambda: an_artifact(checksum="crc:aa").check_is(checksum="crc:AA", size=None)),
     ("size_mismatch", lambda: an_artifact(size=0).check_is(checksum=None, size=1)),
     ("sensor_has_recorded", lambda: a_sensor().remove(active_sessions=(), has_recorded=True)),
+    (
+        "sensor_bound",
+        lambda: a_sensor().remove(active_sessions=(), has_recorded=False, is_bound_for_good=True),
+    ),
     ("not_deletable", lambda: a_session(status=CaptureStatus.RUNNING).delete(at=WHEN)),
     ("not_deletable", lambda: a_session(status=CaptureStatus.SUCCEEDED).delete(at=WHEN)),
     ("not_deletable", lambda: a_session(status=CaptureStatus.ARCHIVED).delete(at=WHEN)),

@@ -127,6 +127,16 @@ class Run(Entity):
         """An event of this run."""
         return Event(type=kind, project_id=self.project_id, subject=f"run/{self.id}", at=at, data=data)
 
+    def binding_event(self, kind: str, at: datetime, sensor_id: UUID) -> Event:
+        """An event of a sensor that is bound to this run, or was."""
+        return Event(
+            type=kind,
+            project_id=self.project_id,
+            subject=f"sensor/{sensor_id}",
+            at=at,
+            data={"run_id": str(self.id)},
+        )
+
     def edit(self, *, at: datetime, **values: Any) -> Change["Run"]:
         """Change what a person wrote. Archived runs refuse."""
         refuse_archived("run", self.status)
@@ -179,10 +189,15 @@ class Run(Entity):
             raise Conflict("has_metrics", "This run has scalar metrics: archive it instead.")
         return removed(self)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended: its sensors stay as they were."""
+        return self.status not in (RunStatus.DRAFT, RunStatus.RUNNING)
+
     def check_binds(self) -> None:
         """Refuse to bind or unbind sensors where the run is over."""
         refuse_archived("run", self.status)
-        if self.status not in (RunStatus.DRAFT, RunStatus.RUNNING):
+        if self.is_over:
             raise Conflict("run_over", f"This run is {self.status}; its sensors stay as they were.")
 
     def _move(self, target: RunStatus, at: datetime, reason: str | None, values: Mapping[str, Any]) -> Change["Run"]:
@@ -308,6 +323,10 @@ class RunRepository(Repository[Run], Protocol):
     @abstractmethod
     async def sensors_of(self, run_id: UUID) -> Sequence[RunSensor]:
         """The sensors bound to a run, first bound first."""
+
+    @abstractmethod
+    async def bound_to(self, sensor_id: UUID) -> Sequence[Run]:
+        """The runs that a sensor is bound to, of whatever project, by id."""
 
     @abstractmethod
     def bind(self, binding: RunSensor) -> None:

@@ -281,11 +281,18 @@ class Sensor(Entity):
         }
         return changed(self, at, values, self.event("sensor.token_rotated", at, grace=grace))
 
-    def remove(self, *, active_sessions: Collection[UUID], has_recorded: bool) -> Change["Sensor"]:
-        """Delete: only where it never took part in a session; otherwise it is retired."""
+    def remove(
+        self, *, active_sessions: Collection[UUID], has_recorded: bool, is_bound_for_good: bool = False
+    ) -> Change["Sensor"]:
+        """Delete: only where it took part in no session and is bound to no run that is over; otherwise it is retired."""
         self.check_not_in_use(active_sessions)
         if has_recorded:
             raise Conflict("sensor_has_recorded", "This sensor took part in capture sessions: retire it instead.")
+        if is_bound_for_good:
+            raise Conflict(
+                "sensor_bound",
+                "This sensor is bound to a run that is over, whose sensors stay as they were: retire it instead.",
+            )
         return removed(self)
 
     def _move(self, target: SensorStatus, at: datetime, *events: Event) -> Change["Sensor"]:

@@ -58,6 +58,10 @@ class MemoryRuns(MemoryRepository[Run], RunRepository):
         bound = [binding for binding in self._store.run_sensors.values() if binding.run_id == run_id]
         return sorted(bound, key=lambda binding: (binding.bound_at, binding.sensor_id))
 
+    async def bound_to(self, sensor_id: UUID) -> Sequence[Run]:
+        self._transaction.settle()
+        return [self._store.runs[run_id] for run_id, bound in sorted(self._store.run_sensors) if bound == sensor_id]
+
     def bind(self, binding: RunSensor) -> None:
         self._transaction.refers(self._store.runs, binding.run_id, "run")
         self._transaction.refers(self._store.sensors, binding.sensor_id, "sensor")

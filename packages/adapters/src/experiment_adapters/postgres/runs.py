@@ -63,6 +63,11 @@ class PostgresRuns(PostgresRepository[Run], RunRepository):
             for sensor_id, bound_at, bound_by in await answer.rows()
         ]
 
+    async def bound_to(self, sensor_id: UUID) -> Sequence[Run]:
+        where = "id IN (SELECT run_id FROM run_sensors WHERE sensor_id = %s) ORDER BY id"
+        rows = await self._statements.ask(RUNS.select(where), [sensor_id]).rows()
+        return [RUNS.entity(row) for row in rows]
+
     def bind(self, binding: RunSensor) -> None:
         self._statements.write(
             "INSERT INTO run_sensors (run_id, sensor_id, bound_at, bound_by) VALUES (%s, %s, %s, %s) "

@@ -11,6 +11,7 @@ from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.entity import Change, Entity, Removing, Repository, StatusChange, differences
 from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.kernel.ids import Ids
+from experiment_domain.runs import Run
 from experiment_domain.unit_of_work import UnitOfWork
 
 E = TypeVar("E", bound=Entity)
@@ -90,6 +91,16 @@ class Recorder:
         if events:
             actor = actor or (await self.grants()).actor
             self.uow.events.record(*(RecordedEvent(id=self.ids.new(), event=event, actor=actor) for event in events))
+
+    async def bound(self, run: Run, sensor_id: UUID) -> None:
+        """Record that a sensor was bound to a run."""
+        await self.emit(run.binding_event("sensor.bound", self.now, sensor_id))
+        await self.audit("run", str(run.id), run.project_id, "bind", after={"sensor_id": str(sensor_id)})
+
+    async def unbound(self, run: Run, sensor_id: UUID) -> None:
+        """Record that a sensor was unbound from a run."""
+        await self.emit(run.binding_event("sensor.unbound", self.now, sensor_id))
+        await self.audit("run", str(run.id), run.project_id, "unbind", before={"sensor_id": str(sensor_id)})
 
     async def audit(
         self,

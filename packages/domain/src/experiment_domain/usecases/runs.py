@@ -258,7 +258,7 @@ class RunUseCases(UseCases):
             bound_by=(await permit.grants()).actor,
         )
         self.uow.runs.bind(binding)
-        await self._record_binding(run, sensor_id, "sensor.bound", "bind")
+        await self.recorder.bound(run, sensor_id)
         return binding
 
     @requires(Permission.EDIT)
@@ -272,7 +272,7 @@ class RunUseCases(UseCases):
         run.check_binds()
         sensor.check_not_in_use(await self.uow.captures.active_with(sensor_id, run_id))
         self.uow.runs.unbind(run_id, sensor_id)
-        await self._record_binding(run, sensor_id, "sensor.unbound", "unbind")
+        await self.recorder.unbound(run, sensor_id)
 
     async def _archive(self, sessions: Sequence[CaptureSession], reason: str | None) -> None:
         await self.recorder.keep_all(
@@ -282,15 +282,6 @@ class RunUseCases(UseCases):
             "archive",
             reason=reason or "its run was archived",
         )
-
-    async def _record_binding(self, run: Run, sensor_id: UUID, event: str, action: str) -> None:
-        await self.recorder.emit(
-            evolve(
-                run.event(event, self.recorder.now, run_id=str(run.id)),
-                subject=f"sensor/{sensor_id}",
-            )
-        )
-        await self.recorder.audit("run", str(run.id), run.project_id, action, after={"sensor_id": str(sensor_id)})
 
     async def _locked(self, permit: Permit, run_id: UUID, if_version: int | None) -> Run:
         return await permit.holds(await self.uow.runs.get(run_id, Lock.UPDATE), "run", if_version)

@@ -82,12 +82,16 @@ class SensorUseCases(UseCases):
 
     @requires(Permission.OWN)
     async def delete(self, permit: Permit, sensor_id: UUID, *, if_version: int | None = None) -> None:
-        """Remove a sensor that never took part in a session."""
+        """Remove a sensor that never took part in a session; runs that have bound it and are not over lose it."""
         sensor = await self._locked(permit, sensor_id, if_version)
+        runs = await self.uow.runs.bound_to(sensor_id)
         change = sensor.remove(
             active_sessions=await self.uow.captures.active_with(sensor_id),
             has_recorded=await self.uow.captures.any_with(sensor_id),
+            is_bound_for_good=any(run.is_over for run in runs),
         )
+        for run in runs:
+            await self.recorder.unbound(run, sensor_id)
         await self.recorder.keep(self.uow.sensors, change, "sensor", "delete")
 
     @requires(Permission.ADMINISTER)
@@ -178,6 +182,8 @@ class SensorUseCases(UseCases):
         """Let another project bind it. The caller owns the sensor's project and may edit the other."""
         sensor = await self._locked(permit, sensor_id, None)
         (await permit.grants()).require(Permission.EDIT, project_id, "project")
+        if await self.uow.projects.get(project_id) is None:
+            raise NotFound("project")
         if project_id in await self.uow.sensors.projects_of(sensor_id):
             return
         sensor.check_not_retired()

@@ -248,7 +248,8 @@ async def edit_sensor(work: Work, sensor_id: UUID, body: SensorEdit, if_version:
 async def delete_sensor(work: Work, sensor_id: UUID, if_version: int | None) -> None:
     """Delete a sensor that never took part in a capture session.
 
-    Any other is retired instead (`sensor_has_recorded`, `sensor_in_use`).
+    Any other is retired instead (`sensor_has_recorded`, `sensor_in_use`), and so is one that is bound to a run that is
+    over (`sensor_bound`). Other runs that have bound it lose it.
     """
     await work.sensors.delete(sensor_id, if_version=if_version)
 
