@@ -4,7 +4,7 @@ import pytest
 
 from entities import fresh
 from experiment_domain.kernel.access import Role
-from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, VersionMismatch
+from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, VersionMismatch
 from laboratory import Laboratory, a_user
 
 
@@ -23,6 +23,12 @@ async def test_who_creates_a_project_owns_it(lab: Laboratory):
         "owner",
     )
     assert (record.before, record.after is not None) == (None, True)
+
+
+@pytest.mark.parametrize("user_id", ["", " ada", "ada ", " ", "a\u200bda", "x" * 256, "system", "Sensor:7", "integration:x"])
+async def test_nobody_is_a_member_who_cannot_sign_in(lab: Laboratory, user_id: str):
+    with pytest.raises(Invalid, match="user_id"):
+        await lab.do(lambda work: work.projects.put_member(lab.project.id, user_id, Role.OWNER))
 
 
 @pytest.mark.covers("projects.put_member", "projects.remove_member")

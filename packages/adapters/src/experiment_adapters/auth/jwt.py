@@ -15,12 +15,11 @@ from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
 from experiment_adapters.auth.keys import ALGORITHMS, FixedKeys, Keys, VerificationKey, strict_json
-from experiment_domain.kernel.access import MEMBER_ROLES, Role, User
+from experiment_domain.kernel.access import MEMBER_ROLES, USER_ID_LENGTH, Role, User, user_id_problem
 from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.errors import Unauthenticated
 
 LONGEST_TOKEN = 8_192
-LONGEST_SUBJECT = 255
 LAST_MOMENT = 253_402_300_799
 """The end of the year 9999: what lies behind it is no date but an attempt."""
 REMEMBERED = 1_024
@@ -161,21 +160,6 @@ class JwtVerifier:
         return expires
 
 
-def subject_problem(subject: object) -> str | None:
-    """Why `subject` cannot be a user's id, or None. History and audit show it: it must be told apart by eye."""
-    if not isinstance(subject, str) or not 1 <= len(subject) <= LONGEST_SUBJECT:
-        return f"must be a string of 1 to {LONGEST_SUBJECT} characters"
-    if subject != subject.strip() or any(unicodedata.category(char) in _UNSEEN for char in subject):
-        return "must have no control or invisible characters and no blanks around it"
-    plain = unicodedata.normalize("NFKC", subject).casefold()
-    if plain in {"system", "sensor", "integration"} or plain.startswith(("sensor:", "integration:")):
-        return "is a name that the service keeps for itself, for sensors and for other services"
-    return None
-
-
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
-
-
 def _parsed(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     segments = token.split(".")
     if len(segments) != 3 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
@@ -195,15 +179,15 @@ def _decoded(segment: str) -> str:
 
 
 def _user(claims: Mapping[str, Any]) -> User:
-    if problem := subject_problem(claims["sub"]):
+    if problem := user_id_problem(claims["sub"]):
         raise Unauthenticated(f"The token's sub {problem}.")
     name = claims.get("name")
     if name is not None and (
         not isinstance(name, str)
-        or len(name) > LONGEST_SUBJECT
+        or len(name) > USER_ID_LENGTH
         or any(unicodedata.category(char) in {"Cc", "Cs"} for char in name)
     ):
-        raise Unauthenticated(f"The token's name must be at most {LONGEST_SUBJECT} printable characters.")
+        raise Unauthenticated(f"The token's name must be at most {USER_ID_LENGTH} printable characters.")
     return User(id=claims["sub"], name=name or None, projects=_projects(claims.get("projects", {})))
 
 

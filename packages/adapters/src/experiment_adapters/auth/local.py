@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from experiment_adapters.auth.jwt import JwtSettings, subject_problem
+from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import VerificationKey
-from experiment_domain.kernel.access import MEMBER_ROLES, Role
+from experiment_domain.kernel.access import MEMBER_ROLES, Role, user_id_problem
 from experiment_domain.kernel.errors import Invalid
 
 ISSUER = "experiment-service-local"
@@ -71,7 +71,7 @@ class LocalKeys:
 
     def issue(self, user: str, expires_seconds: float, projects: Mapping[UUID, Role] | None = None) -> str:
         """A token that says its bearer is `user`. Raises `Invalid`."""
-        if problem := subject_problem(user):
+        if problem := user_id_problem(user):
             raise Invalid.at("user", problem)
         if not 0 < expires_seconds <= 100 * 366 * 86_400:
             raise Invalid.at("expires", "must be more than 0 seconds and at most 100 years")

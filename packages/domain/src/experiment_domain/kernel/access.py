@@ -1,5 +1,6 @@
 """Who is calling, and what they may do where."""
 
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
@@ -60,6 +61,22 @@ def higher(one: Role | None, other: Role | None) -> Role | None:
     if one is None or other is None:
         return one or other
     return one if _RANK[one] >= _RANK[other] else other
+
+
+USER_ID_LENGTH = 255
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
+
+
+def user_id_problem(user_id: object) -> str | None:
+    """Why nobody can have this id, or None. Members, history and audit show ids: they must be told apart by eye."""
+    if not isinstance(user_id, str) or not 1 <= len(user_id) <= USER_ID_LENGTH:
+        return f"must be a string of 1 to {USER_ID_LENGTH} characters"
+    if user_id != user_id.strip() or any(unicodedata.category(char) in _UNSEEN for char in user_id):
+        return "must have no control or invisible characters and no blanks around it"
+    plain = unicodedata.normalize("NFKC", user_id).casefold()
+    if plain in {"system", "sensor", "integration"} or plain.startswith(("sensor:", "integration:")):
+        return "is a name that the service keeps for itself, for sensors and for other services"
+    return None
 
 
 @frozen(kw_only=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from experiment_domain.kernel.access import Permission, Role
+from experiment_domain.kernel.access import Permission, Role, user_id_problem
 from experiment_domain.kernel.entity import Lock, Page, Position
-from experiment_domain.kernel.errors import NotFound
+from experiment_domain.kernel.errors import Invalid, NotFound
 from experiment_domain.projects import Member, Project, check_owner_remains
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
@@ -54,12 +54,14 @@ class ProjectUseCases(UseCases):
 
     @requires(Permission.OWN)
     async def put_member(self, permit: Permit, project_id: UUID, user_id: str, role: Role) -> Member:
-        """Add a member, or change the role."""
+        """Add a member, who must be somebody that can sign in, or change the role."""
         # The project is locked so that two owners cannot demote each other at once.
         await permit.holds(await self.uow.projects.get(project_id, Lock.UPDATE), "project")
         members = await self.uow.projects.members(project_id)
         check_owner_remains(members, user_id, role)
         before = next((member for member in members if member.user_id == user_id), None)
+        if before is None and (problem := user_id_problem(user_id)):
+            raise Invalid.at("user_id", problem)
         added_at = self.recorder.now if before is None else before.added_at
         member = Member.create(project_id=project_id, user_id=user_id, role=role, at=added_at)
         if before is not None and before.role is role:
