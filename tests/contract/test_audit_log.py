@@ -109,6 +109,7 @@ async def test_filters_narrow_and_pages_follow_each_other(units_of_work: UnitsOf
     ("text", "expected"),
     [
         ("run", AuditTarget("run", None)),
+        ("backfill", AuditTarget("backfill", None)),
         ("run/0195", AuditTarget("run", "0195")),
         ("member/a/b", AuditTarget("member", "a/b")),
         ("0195798a-1b2c", AuditTarget(None, "0195798a-1b2c")),

@@ -49,9 +49,19 @@ class AuditTarget:
 
 
 KINDS = frozenset(
-    {"project", "member", "experiment", "run", "capture_session", "sensor", "conversion_profile", "artifact"}
+    {
+        "project",
+        "member",
+        "experiment",
+        "run",
+        "capture_session",
+        "sensor",
+        "conversion_profile",
+        "backfill",
+        "artifact",
+    }
 )
-"""What commands are about."""
+"""What commands are about: nothing else is recorded."""
 _KIND = re.compile("[a-z_]+")
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from experiment_domain.audit import AuditRecord
+from experiment_domain.audit import KINDS, AuditRecord
 from experiment_domain.kernel.access import Caller, Grants, Role
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.entity import Change, Entity, Removing, Repository, StatusChange, differences
@@ -141,6 +141,8 @@ class Recorder:
         before: Mapping[str, Any] | None,
         after: Mapping[str, Any] | None,
     ) -> AuditRecord:
+        if noun not in KINDS:
+            raise RuntimeError(f"{noun} is not among the kinds that can be looked for in the audit log")
         return AuditRecord(
             id=self.ids.new(),
             project_id=project_id,
