@@ -25,7 +25,9 @@ async def test_who_creates_a_project_owns_it(lab: Laboratory):
     assert (record.before, record.after is not None) == (None, True)
 
 
-@pytest.mark.parametrize("user_id", ["", " ada", "ada ", " ", "a\u200bda", "x" * 256, "system", "Sensor:7", "integration:x"])
+@pytest.mark.parametrize(
+    "user_id", ["", " ada", "ada ", " ", "a\u200bda", "x" * 256, "system", "Sensor:7", "integration:x"]
+)
 async def test_nobody_is_a_member_who_cannot_sign_in(lab: Laboratory, user_id: str):
     with pytest.raises(Invalid, match="user_id"):
         await lab.do(lambda work: work.projects.put_member(lab.project.id, user_id, Role.OWNER))

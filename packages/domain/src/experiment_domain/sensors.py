@@ -284,7 +284,7 @@ class Sensor(Entity):
     def remove(
         self, *, active_sessions: Collection[UUID], has_recorded: bool, is_bound_for_good: bool = False
     ) -> Change["Sensor"]:
-        """Delete: only where it took part in no session and is bound to no run that is over; otherwise it is retired."""
+        """Delete: only where it took part in no session and no run that is over has it; otherwise it is retired."""
         self.check_not_in_use(active_sessions)
         if has_recorded:
             raise Conflict("sensor_has_recorded", "This sensor took part in capture sessions: retire it instead.")

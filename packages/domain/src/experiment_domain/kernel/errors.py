@@ -50,7 +50,7 @@ class InvalidTransition(Conflict):
         ways = ", ".join(allowed) or "none"
         super().__init__(
             "invalid_transition",
-            f"A {noun} that is {current} cannot become {target}; allowed from {current}: {ways}.",
+            f"This {noun.replace('_', ' ')} is {current} and cannot become {target}; allowed from {current}: {ways}.",
             current=current,
             target=target,
             allowed=list(allowed),
