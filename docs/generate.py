@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiment_adapters.settings import settings_markdown
 from experiment_domain.artifacts import ARTIFACT
+from experiment_domain.backfills import BACKFILL
 from experiment_domain.captures import CAPTURE_SESSION
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE
 from experiment_domain.experiments import EXPERIMENT
@@ -14,7 +15,7 @@ from experiment_domain.runs import RUN
 from experiment_domain.sensors import SENSOR
 
 ROOT = Path(__file__).parent.parent
-MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE, ARTIFACT)
+MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE, BACKFILL, ARTIFACT)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from experiment_domain.artifacts import Artifact
+from experiment_domain.backfills import Backfill
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Linear
@@ -95,6 +96,13 @@ def a_profile(sensor: Sensor | None = None, **values: Any) -> ConversionProfile:
     sensor = sensor or a_sensor()
     plain = {"profile_version": 1, "rule": Linear(2.0, 1.0), "input_unit": "mV", "output_unit": "°C"}
     return ConversionProfile(**_facts({"project_id": sensor.project_id, "sensor_id": sensor.id, **plain, **values}))
+
+
+def a_backfill(session: CaptureSession | None = None, **values: Any) -> Backfill:
+    session = session or a_session()
+    ids = {name: fresh() for name in ("sensor_id", "profile_id")}
+    plain = {"capture_session_id": session.id, "run_id": session.run_id, "profile_version": 1, "queued_at": NOW}
+    return Backfill(**_facts({"project_id": session.project_id, **plain, **ids, **values}))
 
 
 def a_column(stamps: Sequence[int], values: Sequence[float], signal: str = "value") -> Column:

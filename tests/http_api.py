@@ -9,12 +9,12 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import cache
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import jsonschema_rs
 import jwt
-from attrs import frozen
+from attrs import evolve, frozen
 from litestar import Litestar
 
 from experiment_adapters.auth.jwt import JwtSettings, JwtVerifier
@@ -287,6 +287,8 @@ class World:
     session_id: str
     artifact_id: str
     names: Mapping[str, str]
+    backfill_id: str
+    """That of nothing, but see `with_backfill`."""
 
     def path(self, template: str) -> str:
         """A path of the document with the ids of this world."""
@@ -298,6 +300,7 @@ class World:
             "profile_id": self.profile_id,
             "session_id": self.session_id,
             "artifact_id": self.artifact_id,
+            "backfill_id": self.backfill_id,
             "user_id": self.names["viewer"],
         }
         return re.sub(r"\{([^}]+)\}", lambda found: places[found[1]], template.removeprefix(API))
@@ -313,6 +316,8 @@ class World:
             "project_id": self.project_id,
             "capture_session_id": self.session_id,
             "artifact_id": self.artifact_id,
+            "profile_id": self.profile_id,
+            "sensor_id": self.sensor_id,
             "run_ids": [self.run_id],
         }
         return {name: ours.get(name, value) for name, value in example.items()}
@@ -368,5 +373,20 @@ async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | N
         profile_id=profile["id"],
         session_id=session["id"],
         artifact_id=artifact["id"],
+        backfill_id=str(UUID(int=0)),
         names=names,
     )
+
+
+async def with_backfill(world: World) -> World:
+    """The world with a queued backfill, of a session that was over before it: in a run of another experiment."""
+    editor = world.editor
+    experiment = await editor.done("POST", "/experiments", {"project_id": world.project_id, "name": "Earlier"}, 201)
+    run = await editor.done("POST", f"/experiments/{experiment['id']}/runs", {"name": "Earlier"}, 201)
+    await editor.done("PUT", f"/runs/{run['id']}/sensors/{world.sensor_id}")
+    await editor.done("POST", f"/runs/{run['id']}/start")
+    session = await editor.done("POST", f"/runs/{run['id']}/capture-sessions", {"start": True}, 201)
+    await editor.done("POST", f"/capture-sessions/{session['id']}/stop", {"outcome": "succeeded"})
+    wanted = {"profile_id": world.profile_id, "sensor_id": world.sensor_id}
+    backfill = await editor.done("POST", f"/capture-sessions/{session['id']}/backfills", wanted, 201)
+    return evolve(world, backfill_id=backfill["id"])

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from http_api import API, Client, World, document, new_world
+from http_api import API, Client, World, document, new_world, with_backfill
 
 CHECKS = [
     not_a_server_error,
@@ -61,6 +61,8 @@ def with_ids(case: Case, world: World) -> None:
             "project_id": world.project_id,
             "capture_session_id": world.session_id,
             "artifact_id": world.artifact_id,
+            "profile_id": world.profile_id,
+            "sensor_id": world.sensor_id,
         }
         case.body = {name: ours.get(name, value) for name, value in case.body.items()}
     for name in [name for name in case.headers or {} if name.lower().startswith("webhook-")]:
@@ -91,6 +93,8 @@ def _content(wanted: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.definition.raw["operationId"])
 def test_fuzzing(app: Litestar, runner: asyncio.Runner, operation: Any) -> None:
     world = runner.run(new_world(app))
+    if "{backfill_id}" in operation.label:
+        world = runner.run(with_backfill(world))
     client = world.caller(operation.definition.raw)
 
     @SHORT

@@ -5,13 +5,15 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from entities import NOW, a_profile, a_run, a_sensor, a_session, an_artifact, an_experiment, fresh, later
+from entities import NOW, a_backfill, a_profile, a_run, a_sensor, a_session, an_artifact, an_experiment, fresh, later
 from experiment_domain.artifacts import ARTIFACT, ArtifactStatus
+from experiment_domain.backfills import ATTEMPTS, BACKFILL, Backfill, BackfillStatus
 from experiment_domain.captures import CAPTURE_SESSION, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE, ProfileStatus
 from experiment_domain.experiments import EXPERIMENT, ExperimentStatus
-from experiment_domain.kernel.entity import Change
+from experiment_domain.kernel.entity import Change, unchanged
 from experiment_domain.kernel.errors import InvalidTransition
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.runs import RUN, RunStatus
@@ -39,6 +41,11 @@ DOCUMENTED: dict[str, tuple[Lifecycle[Any], type[StrEnum], str]] = {
         "registered → active; active → inactive; inactive → active; registered, active, inactive → retired",
     ),
     "conversion_profile": (CONVERSION_PROFILE, ProfileStatus, "draft → published; published → retired"),
+    "backfill": (
+        BACKFILL,
+        BackfillStatus,
+        "queued → running, cancelled; running → succeeded, failed, cancelled, queued; failed → queued",
+    ),
     "artifact": (
         ARTIFACT,
         ArtifactStatus,
@@ -57,8 +64,16 @@ MAKE: Mapping[str, Callable[[Any], Any]] = {
     "capture_session": lambda status: a_session(RUNNING_RUN, status=status),
     "sensor": lambda status: a_sensor(status=status),
     "conversion_profile": lambda status: a_profile(status=status),
+    "backfill": lambda status: a_backfill(status=status),
     "artifact": lambda status: an_artifact(status=status),
 }
+
+
+def _given_up(backfill: Backfill) -> Change[Backfill]:
+    """What the last of too many errors makes of a backfill."""
+    change = evolve(backfill, attempts=ATTEMPTS).stumble("no", at=WHEN)
+    return unchanged(backfill) if change.is_empty else evolve(change, before=backfill)
+
 
 # The command that leads to a status, and the event that tells of it.
 COMMANDS: Mapping[tuple[str, str], tuple[Callable[[Any], Change[Any]], str | None]] = {
@@ -91,6 +106,14 @@ COMMANDS: Mapping[tuple[str, str], tuple[Callable[[Any], Change[Any]], str | Non
     ("sensor", "retired"): (lambda it: it.retire(active_sessions=(), at=WHEN), "sensor.retired"),
     ("conversion_profile", "published"): (lambda it: it.publish(at=WHEN), "conversion_profile.published"),
     ("conversion_profile", "retired"): (lambda it: it.retire(at=WHEN), "conversion_profile.retired"),
+    ("backfill", "running"): (lambda it: it.take_up(chunks_total=3, at=WHEN), "capture.backfill.started"),
+    ("backfill", "succeeded"): (lambda it: it.succeed(chunks=3, readings=9, at=WHEN), "capture.backfill.finished"),
+    ("backfill", "failed"): (_given_up, "capture.backfill.failed"),
+    ("backfill", "cancelled"): (lambda it: it.cancel(at=WHEN), "capture.backfill.cancelled"),
+    ("backfill", "queued"): (
+        lambda it: it.stumble("no", at=WHEN) if it.status == "running" else it.retry(at=WHEN),
+        None,
+    ),
     ("artifact", "pending"): (lambda it: it.move(ArtifactStatus.PENDING, at=WHEN), "artifact.resubmitted"),
     ("artifact", "approved"): (lambda it: it.move(ArtifactStatus.APPROVED, at=WHEN), "artifact.approved"),
     ("artifact", "rejected"): (lambda it: it.move(ArtifactStatus.REJECTED, at=WHEN), "artifact.rejected"),
@@ -158,7 +181,9 @@ def test_aggregates_follow_the_table(noun: str, source: Any, target: Any):
     assert (change.result.updated_at, change.result.created_at) == (WHEN, NOW)
     assert [told.type for told in change.events] == ([event] if event else [])
     for told in change.events:
-        assert (told.subject, told.at, told.project_id) == (f"{noun}/{entity.id}", WHEN, entity.project_id)
+        # What happens to a backfill happens to its session.
+        about = f"capture_session/{entity.capture_session_id}" if noun == "backfill" else f"{noun}/{entity.id}"
+        assert (told.subject, told.at, told.project_id) == (about, WHEN, entity.project_id)
 
 
 @pytest.mark.parametrize("noun", DOCUMENTED)

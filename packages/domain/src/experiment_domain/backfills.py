@@ -289,8 +289,9 @@ class BackfillRepository(Repository[Backfill], Protocol):
     async def claim(self, worker: UUID, lasting: timedelta) -> Claim | None:
         """The backfill that waits longest and that no other worker has claimed, claimed; None where there is none.
 
-        Those of the same sensor and session come one after the other, so that the last one asked for is current
-        at the end. Its row is held until the unit of work ends.
+        It waits since it was queued, or since it was released: those that are given back by turns all come on. Those
+        of the same sensor and session come one after the other, so that the last one asked for is current at the end.
+        Its row is held until the unit of work ends.
         """
 
     @abstractmethod

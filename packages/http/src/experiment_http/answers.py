@@ -88,6 +88,8 @@ class Form(Generic[T]):
     revalidates: bool = True
     """Whether the same version is the same answer, so that who has it need not be sent it again."""
     has_location: bool = False
+    found: int | None = None
+    """The status of an answer that had nothing to make, since what was asked for is there."""
     text_example: str = ""
 
     def answer(self, result: T, cursor: Callable[[Any], str]) -> Answer:

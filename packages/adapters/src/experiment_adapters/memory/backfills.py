@@ -64,7 +64,7 @@ class MemoryBackfills(MemoryRepository[Backfill], BackfillRepository):
         self._transaction.settle()
         now = _now()
         due = [backfill for backfill in self._store.backfills.values() if self._is_due(backfill, now)]
-        backfill = min(due, key=_turn, default=None)
+        backfill = min(due, key=self._waits_since, default=None)
         if backfill is None:
             return None
         before = self._store.claims.get(backfill.id)
@@ -97,6 +97,10 @@ class MemoryBackfills(MemoryRepository[Backfill], BackfillRepository):
                 for other in self._of(backfill.capture_session_id, backfill.sensor_id)
             )
         )
+
+    def _waits_since(self, backfill: Backfill) -> tuple[datetime, UUID]:
+        claim = self._store.claims.get(backfill.id)
+        return backfill.queued_at if claim is None else claim.until, backfill.id
 
     def _of(self, session_id: UUID, sensor_id: UUID) -> Iterator[Backfill]:
         for backfill in self._store.backfills.values():

@@ -24,7 +24,7 @@ WITH due AS (
                 AND earlier.status IN ('queued', 'running')
                 AND (earlier.queued_at, earlier.id) < (waiting.queued_at, waiting.id)
         )
-    ORDER BY queued_at, id LIMIT 1
+    ORDER BY coalesce(claimed_until, queued_at), id LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE backfills SET claimed_by = %s, claimed_until = clock_timestamp() + %s

@@ -11,19 +11,24 @@ from experiment_domain.telemetry.layers import Portion
 from experiment_domain.usecases.backfills import USUAL
 from experiment_domain.usecases.services import Services
 
+TURN = 2.0
+"""Seconds after which a backfill that is not done makes way for the others that wait."""
+
 
 async def work_off_backfills(
     services: Services,
     *,
     seconds: float = 60.0,
+    turn: float = TURN,
     stopping: Callable[[], bool] = lambda: False,
     portion: Portion = USUAL,
     failed: Callable[[Backfill, Exception], object] = lambda _backfill, _error: None,
 ) -> int:
     """Work on backfills until none is due, `seconds` are over, or it is `stopping`; how many came to an end.
 
-    `failed` hears of errors of the work itself. Raises `Unavailable` where the database is away: whatever was claimed
-    can be claimed again after a while.
+    They take turns: one that is not done after `turn` seconds waits until the others have had theirs. `failed` hears
+    of errors of the work itself. Raises `Unavailable` where the database is away: whatever was claimed can be claimed
+    again after a while.
     """
     worker = services.ids.new()
     deadline = time.monotonic() + seconds
@@ -37,12 +42,14 @@ async def work_off_backfills(
             backfill = await work.backfills.claim(worker)
         if backfill is None:
             break
+        turn_ends = time.monotonic() + turn
         while backfill is not None and backfill.status is BackfillStatus.RUNNING:
-            if is_over():
-                async with services.begin(System()) as work:
-                    await work.backfills.leave(backfill.id, worker)
-                return ended
             backfill = await _stepped(services, backfill, worker, portion, failed)
+            if is_over() or time.monotonic() >= turn_ends:
+                break
+        if backfill is not None and backfill.status is BackfillStatus.RUNNING:
+            async with services.begin(System()) as work:
+                await work.backfills.leave(backfill.id, worker)
         ended += backfill is not None and not backfill.is_active
     return ended
 

@@ -337,6 +337,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(form, EventStreamForm) and form.ends:
         description = "The caller has seen the end: nothing comes any more."
         yield "204", {"description": description, "headers": dict(REQUEST_ID)}
+    if form.found is not None:
+        yield str(form.found), {**done, "description": "There already."}
     if _revalidates(operation):
         yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
     for status in sorted(_refusals(operation)):

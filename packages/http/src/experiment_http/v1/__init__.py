@@ -7,6 +7,7 @@ from experiment_http.sockets import Socket
 from experiment_http.v1 import (
     artifacts,
     audit,
+    backfills,
     captures,
     cards,
     conversions,
@@ -32,6 +33,7 @@ NOUNS: Sequence[Operations] = (
     runs.operations,
     cards.operations,
     captures.operations,
+    backfills.operations,
     artifacts.operations,
     integrations.operations,
     sensors.operations,
