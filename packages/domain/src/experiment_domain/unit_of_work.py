@@ -23,6 +23,7 @@ from experiment_domain.relays import RelayPlaces
 from experiment_domain.runs import RunRepository
 from experiment_domain.scalars import ScalarMetrics
 from experiment_domain.sensors import SensorRepository
+from experiment_domain.telemetry.compaction import Compaction
 from experiment_domain.telemetry.envelopes import Envelopes
 from experiment_domain.telemetry.grids import Grids
 from experiment_domain.telemetry.layers import PhysicalLayers
@@ -51,6 +52,7 @@ class UnitOfWork(Protocol):
     live: LiveReadings
     scalars: ScalarMetrics
     layers: PhysicalLayers
+    compaction: Compaction
     backfills: BackfillRepository
     history: StatusHistory
     audit: AuditLog

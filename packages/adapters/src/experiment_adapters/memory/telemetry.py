@@ -15,7 +15,7 @@ from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import Sensor
-from experiment_domain.telemetry.batches import EARLIEST, moment
+from experiment_domain.telemetry.batches import EARLIEST, Batch, moment
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
@@ -77,6 +77,9 @@ class MemoryTelemetry(TelemetryStore):
             and session.started_at <= received_at
             and (session.stopped_at is None or received_at < session.stopped_at)
         ]
+
+    async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:  # noqa: ARG002 - all receipts are kept
+        return None
 
     def append(self, *intakes: Intake) -> None:
         for intake in intakes:

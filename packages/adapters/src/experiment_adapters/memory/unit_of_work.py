@@ -11,6 +11,7 @@ from experiment_adapters.memory.backfills import MemoryBackfills
 from experiment_adapters.memory.captures import MemoryCaptures
 from experiment_adapters.memory.cards import MemoryRunCards
 from experiment_adapters.memory.chores import MemoryChores
+from experiment_adapters.memory.compaction import MemoryCompaction
 from experiment_adapters.memory.conversions import MemoryConversionProfiles
 from experiment_adapters.memory.envelopes import MemoryEnvelopes
 from experiment_adapters.memory.events import MemoryEvents
@@ -54,6 +55,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.sensors = sensors
         self.conversion_profiles = MemoryConversionProfiles(store, transaction)
         self.layers = MemoryLayers(store, transaction)
+        self.compaction = MemoryCompaction()
         self.telemetry = MemoryTelemetry(store, transaction, sensors, captures, self.layers)
         self.envelopes = MemoryEnvelopes(store, transaction)
         self.grids = MemoryGrids(store, transaction, captures)

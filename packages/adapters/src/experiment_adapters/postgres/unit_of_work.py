@@ -34,6 +34,7 @@ from experiment_adapters.postgres.sensors import HAS_TOKEN, PostgresSensors
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.statements import Answer, Connection, Pool, Statements
 from experiment_adapters.postgres.telemetry import arrays
+from experiment_adapters.postgres.telemetry.compaction import PostgresCompaction
 from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
 from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
@@ -113,6 +114,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def layers(self) -> PostgresLayers:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresLayers(self._statements)
+
+    @cached_property
+    def compaction(self) -> PostgresCompaction:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresCompaction(self._statements)
 
     @cached_property
     def backfills(self) -> PostgresBackfills:  # pyright: ignore[reportIncompatibleVariableOverride]

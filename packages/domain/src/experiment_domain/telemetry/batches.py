@@ -142,6 +142,12 @@ class Batch:
     def __len__(self) -> int:
         return sum(map(len, self.columns))
 
+    @property
+    def begins(self) -> int | None:
+        """The earliest timestamp in microseconds; None where there is none, or none within the years."""
+        begins = min((column.span[0] for column in self.columns if len(column)), default=None)
+        return begins if begins is not None and EARLIEST <= begins <= LATEST else None
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the content: the same readings give the same digest in either shape of a message."""

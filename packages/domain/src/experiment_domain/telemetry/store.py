@@ -14,7 +14,7 @@ from experiment_domain.captures import CaptureStatus, readings_are_late
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.kernel.errors import Invalid
 from experiment_domain.sensors import Sensor
-from experiment_domain.telemetry.batches import Column
+from experiment_domain.telemetry.batches import Batch, Column
 from experiment_domain.telemetry.statistics import Statistics
 
 BUCKETS = 10_000
@@ -39,6 +39,8 @@ class Receipt:
     accepted: int
     late: int
     received_at: datetime
+    starts_at: datetime | None = None
+    """The earliest timestamp of its readings, which is told of a batch on its way in."""
 
 
 @frozen(kw_only=True)
@@ -76,6 +78,8 @@ class Admission:
     destinations: Sequence[Destination]
     future_tolerance: float
     repeated: Mapping[str, Receipt] = field(factory=dict[str, Receipt])
+    marks_until: float | None = None
+    """The latest beginning, in microseconds, of a batch of which only a mark is kept: see `TelemetryStore.marked`."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -184,6 +188,10 @@ class TelemetryStore(Protocol):
     @abstractmethod
     async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
         """The sessions that ran at a moment in the past with the sensor that has this token now."""
+
+    @abstractmethod
+    async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:
+        """What was answered to a batch whose receipt has been put away, told from its mark and what it holds."""
 
     @abstractmethod
     def append(self, *intakes: Intake) -> None:

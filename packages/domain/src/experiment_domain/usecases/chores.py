@@ -11,6 +11,7 @@ from experiment_domain.chores import VANISHED, Chore
 from experiment_domain.idempotency import KEPT_FOR
 from experiment_domain.kernel.access import System
 from experiment_domain.sensors import SIGNS_KEPT_FOR
+from experiment_domain.usecases.compaction import compact_telemetry
 from experiment_domain.usecases.services import Services
 
 HOUR = timedelta(hours=1)
@@ -56,6 +57,7 @@ async def forget_signs_of_life(services: Services, is_over: IsOver) -> int:
 
 
 CHORES: Mapping[str, Routine] = {
+    "compact_telemetry": Routine(compact_telemetry, timedelta(seconds=15)),
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
 }

@@ -17,7 +17,7 @@ from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFou
 from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.spool import Sender, Senders
-from experiment_domain.telemetry.batches import Batch, Column
+from experiment_domain.telemetry.batches import Batch, Column, moment
 from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
 from experiment_domain.telemetry.grids import GridColumn, GridPage, GridQuestion, check_range
 from experiment_domain.telemetry.store import (
@@ -113,7 +113,7 @@ class TelemetryUseCases(UseCases):
         receipts = dict(admission.repeated)
         for batch, key in zip(batches, keys, strict=True):
             try:
-                known = receipts.get(key)
+                known = receipts.get(key) or await self._marked(admission, batch)
                 if known is not None:
                     outcomes.append(_repeated(known, batch))
                     continue
@@ -145,6 +145,7 @@ class TelemetryUseCases(UseCases):
             accepted=len(batch),
             late=len(batch) if is_late else 0,
             received_at=received_at,
+            starts_at=None if batch.begins is None else moment(batch.begins),
         )
         return Intake(
             receipt=receipt,
@@ -263,6 +264,12 @@ class TelemetryUseCases(UseCases):
             if len(column)
             for layer in column.layers()
         ]
+
+    async def _marked(self, admission: Admission, batch: Batch) -> Receipt | None:
+        """The receipt of a batch that came long ago. One that begins behind all such ones is none of them."""
+        if admission.marks_until is None or batch.begins is None or batch.begins > admission.marks_until:
+            return None
+        return await self.uow.telemetry.marked(admission.sensor.id, batch)
 
     def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
         return self._converter.convert(profile.rule, column.values, profile.valid_range)

@@ -20,6 +20,8 @@ _LACKS = """NOT EXISTS (
         AND physical.profile_id = %s AND physical.position = chunk.position
 )"""
 _SERIES = "SELECT id FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s"
+_HOLD = f"{_SERIES} ORDER BY id FOR NO KEY UPDATE"
+"""Keeps the chunks of a sensor from being merged while they are converted; batches only add to them."""
 _COUNT = f"""
 SELECT count(*) FROM telemetry_chunks WHERE capture_session_id = %s AND series_id IN ({_SERIES})
 """
@@ -74,6 +76,7 @@ class PostgresLayers(PhysicalLayers):
         return None if row is None else row[0]
 
     async def sweep(self, layer: LayerName, portion: Portion, after: Place | None) -> Sweep:
+        self._statements.write(_HOLD, [layer.capture_session_id, layer.sensor_id])
         series, position = after or (0, 0)
         session = layer.capture_session_id
         most = portion.chunks + 1
@@ -85,6 +88,7 @@ class PostgresLayers(PhysicalLayers):
 
     async def missing(self, layer: LayerName, portion: Portion) -> Sweep:
         session = layer.capture_session_id
+        self._statements.write(_HOLD, [session, layer.sensor_id])
         headers = await self._statements.ask(
             _MISSING, [session, session, layer.sensor_id, layer.profile_id, portion.chunks + 1]
         ).rows()

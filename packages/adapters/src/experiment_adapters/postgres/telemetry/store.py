@@ -20,7 +20,8 @@ from experiment_adapters.postgres.telemetry.buckets import when
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge, statistics_of
 from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
 from experiment_domain.captures import CaptureStatus
-from experiment_domain.telemetry.batches import EARLIEST, micros, moment
+from experiment_domain.telemetry.batches import EARLIEST, Batch, micros, moment
+from experiment_domain.telemetry.compaction import mark
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
@@ -36,6 +37,15 @@ from experiment_domain.telemetry.store import (
     TelemetryStore,
 )
 
+_MARKS_UNTIL = (
+    "(SELECT extract(epoch FROM max(ends_at))::float8 * 1000000 FROM telemetry_marks WHERE sensor_id = sensors.id)"
+)
+_MARKED = """
+SELECT capture_session_id, late, received_to FROM telemetry_marks
+WHERE sensor_id = %s AND ends_at >= %s AND starts_at <= %s AND (%s::uuid IS NULL OR capture_session_id = %s)
+    AND %s = ANY(marks)
+ORDER BY received_to DESC LIMIT 1
+"""
 _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
     " ARRAY(SELECT signal FROM telemetry_series AS series"
@@ -46,7 +56,7 @@ _LAYER = "coalesce(layer.is_current, true)"
 # The session that batches name, if the sensor takes part in it or it is of a project that knows the sensor: a row
 # for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
 _TO_NAMED_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
@@ -64,7 +74,7 @@ WHERE {HAS_TOKEN}
 
 # The running sessions of a sensor. Backfills are for sessions that are over: here the pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_SESSION}, true, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN (
@@ -119,7 +129,7 @@ JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND sess
 WHERE {HAS_TOKEN}
 """
 
-_AT_SESSION = SENSORS.width + 1
+_AT_SESSION = SENSORS.width + 2
 """Where the columns of a session begin in the row of an admission, after those of the sensor and its project."""
 _AT_LAYER = 7
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
@@ -184,14 +194,33 @@ class PostgresTelemetry(TelemetryStore):
         rows = await self._statements.ask(_SESSIONS_AT, [received_at, received_at, token_hash, token_hash, at]).rows()
         return [session_id for (session_id,) in rows]
 
+    async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:
+        begins, session_id = batch.begins, batch.capture_session_id
+        if begins is None:
+            return None
+        at, wanted = moment(begins), mark(batch.key, batch.digest)
+        row = await self._statements.ask(_MARKED, [sensor_id, at, at, session_id, session_id, wanted]).row()
+        if row is None:
+            return None
+        capture_session_id, late, received_at = row
+        return Receipt(
+            capture_session_id=capture_session_id,
+            sensor_id=sensor_id,
+            key=batch.key,
+            digest=batch.digest,
+            accepted=len(batch),
+            late=len(batch) if late else 0,
+            received_at=received_at,
+        )
+
     def append(self, *intakes: Intake) -> None:
         for intake in intakes:
             receipt = intake.receipt
             self._statements.tell(f"capture_session/{receipt.capture_session_id}")
             self._statements.write(
                 "INSERT INTO telemetry_batches"
-                " (capture_session_id, sensor_id, key, digest, accepted, late, received_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                " (capture_session_id, sensor_id, key, digest, accepted, late, received_at, starts_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     receipt.capture_session_id,
                     receipt.sensor_id,
@@ -200,6 +229,7 @@ class PostgresTelemetry(TelemetryStore):
                     receipt.accepted,
                     receipt.late,
                     receipt.received_at,
+                    receipt.starts_at,
                 ],
             )
         self._append_series(intakes)
@@ -432,7 +462,8 @@ def _layer(profile_id: UUID | None, values: "array[float]") -> tuple[Any, ...]:
 
 
 def _admission(rows: Sequence[Row], receipts: Sequence[Row]) -> Admission:
-    sensor, tolerance = SENSORS.entity(rows[0]), rows[0][SENSORS.width]
+    sensor = SENSORS.entity(rows[0])
+    tolerance, marks_until = rows[0][SENSORS.width : _AT_SESSION]
     destinations = [
         _destination([row[_AT_SESSION:] for row in found])
         for session_id, found in groupby(rows, lambda row: row[_AT_SESSION])
@@ -454,6 +485,7 @@ def _admission(rows: Sequence[Row], receipts: Sequence[Row]) -> Admission:
             )
             for key, session_id, digest, accepted, late, received_at in receipts
         },
+        marks_until=marks_until,
     )
 
 
