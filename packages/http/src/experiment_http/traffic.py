@@ -86,7 +86,7 @@ class Traffic:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
-                    *message["headers"],
+                    *map(_with_head, message["headers"]),
                     (b"x-request-id", identity.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
@@ -116,3 +116,9 @@ class Traffic:
                     seconds=round(seconds, 6),
                     client=state["client_address"],
                 )
+
+
+def _with_head(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """The header; where it names the methods of a path, HEAD goes with GET."""
+    name, value = header
+    return (name, value.replace(b"GET", b"GET, HEAD", 1)) if name.lower() == b"allow" else header
