@@ -94,6 +94,23 @@ def test_the_owner_changes_nothing_by_accident(owner: psycopg.Connection, table:
     assert rows(owner, table) == before
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "UPDATE alembic_version SET version_num = '0001'",
+        "DELETE FROM alembic_version",
+        "INSERT INTO alembic_version VALUES ('0001')",
+        "UPDATE audit_strands SET length = 0",
+        "DELETE FROM audit_strands",
+        "INSERT INTO audit_strands (project_id, length, hash) VALUES (gen_random_uuid(), 0, '')",
+        "SELECT FROM audit_strands FOR UPDATE",
+    ],
+)
+def test_the_application_notes_neither_versions_nor_heads(application: psycopg.Connection, attack: str) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        application.execute(attack.encode())
+
+
 def test_they_refer_to_nothing_by_foreign_keys(owner: psycopg.Connection) -> None:
     # A cascade would delete without asking for the right to.
     found = owner.execute(
