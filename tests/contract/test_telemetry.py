@@ -469,21 +469,28 @@ async def test_the_sessions_that_ran_at_a_moment(rig: Rig):
     running = a_session(run, ordinal=6, pins=pins, status=CaptureStatus.RUNNING, started_at=later(15))
     await keep(rig.units, experiment, run, ended, archived, deleted, foreign, draft, running)
 
+    async def between(since: float, until: float, token: bytes = rig.sensor.token_hash) -> Any:
+        return await ask(rig.units, lambda uow: uow.telemetry.ran_between(token, later(since), later(until), NOW))
+
     async def at(seconds: float) -> set[UUID]:
-        moment = later(seconds)
-        return set(await ask(rig.units, lambda uow: uow.telemetry.sessions_at(rig.sensor.token_hash, moment, NOW)))
+        found = await between(seconds, seconds)
+        assert all(one.ran_at(later(seconds)) for one in found)
+        return {one.capture_session_id for one in found}
 
     assert await at(9.9) == set()
     assert await at(10) == await at(14.9) == {ended.id, archived.id}
     assert await at(15) == await at(19.9) == {ended.id, archived.id, running.id}
     assert await at(20) == await at(1000) == {running.id}
-    unknown = token_hash(new_token())
-    assert await ask(rig.units, lambda uow: uow.telemetry.sessions_at(unknown, later(15), NOW)) == []
+    found = {one.capture_session_id: one for one in await between(5, 10)}
+    assert (found[ended.id].started_at, found[ended.id].stopped_at) == (later(10), later(20))
+    assert [found[ended.id].ran_at(later(seconds)) for seconds in (9.9, 10, 19.9, 20)] == [False, True, True, False]
+    assert {one.capture_session_id for one in await between(5, 15)} == {ended.id, archived.id, running.id}
+    assert await between(5, 15, token_hash(new_token())) == []
     admission = await rig.admit(evolve(BATCH, capture_session_id=ended.id))
     assert admission is not None
-    (found,) = admission.destinations
-    assert found.stopped_at == later(20)
-    assert [found.is_late(received_at) for received_at in (None, later(19.9), later(20))] == [True, False, True]
+    (destination,) = admission.destinations
+    assert destination.stopped_at == later(20)
+    assert [destination.is_late(received_at) for received_at in (None, later(19.9), later(20))] == [True, False, True]
 
 
 async def test_a_sensor_delivers_to_the_session_that_pins_it_even_if_it_is_no_longer_shared(rig: Rig):

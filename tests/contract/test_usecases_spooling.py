@@ -131,7 +131,7 @@ async def refused(doing: Awaitable[object], code: str) -> Refusal:
     return refusal.value
 
 
-@pytest.mark.covers("telemetry.ingest")
+@pytest.mark.covers("telemetry.ingest", "telemetry.ingest_waiting")
 async def test_batches_wait_while_the_database_is_away(rig: Rig, runner: object) -> None:
     await rig.get_known()
     rig.door.is_shut = True
@@ -216,6 +216,35 @@ async def test_a_sensors_batches_keep_their_order(rig: Rig, runner: object) -> N
     assert await rig.values() == [2.0]
     assert isinstance(await rig.send(rig.batch(3.0)), Accepted)
     assert await rig.values() == [3.0]
+
+
+async def test_a_sensor_that_sends_without_a_pause_catches_up(rig: Rig, runner: object) -> None:
+    """While those before it are being stored, its next batch waits for that instead of going behind them."""
+    await rig.get_known()
+    rig.door.is_shut = True
+    await rig.send(rig.batch(1.0))
+    rig.door.is_shut = False
+    rig.spool.let_go(0)  # others are leaving it
+    sending = asyncio.create_task(rig.send(rig.batch(2.0)))
+    await asyncio.sleep(0)
+    assert await rig.drain() == (1, 0)
+    assert isinstance(await sending, Accepted)
+    assert await rig.values() == [2.0]
+
+
+async def test_many_are_stored_at_once(rig: Rig, runner: object) -> None:
+    await rig.get_known()
+    rig.door.is_shut = True
+    for number in range(20):
+        # Some go to the session by its name, some to none that there is.
+        named = {0: None, 1: rig.session.id, 2: rig.run.id}[number % 3 if number > 10 else 0]
+        await rig.send(rig.batch(float(number), at=number, capture_session_id=named))
+    rig.door.is_shut = False
+    rig.door.asked = 0
+    assert await rig.drain() == (17, 3)
+    assert rig.door.asked < 10
+    assert await rig.values() == [float(number) for number in range(20) if number <= 10 or number % 3 != 2]
+    assert rig.refusals == ["not_found"] * 3
 
 
 async def test_the_same_batch_has_one_effect(rig: Rig, runner: object) -> None:

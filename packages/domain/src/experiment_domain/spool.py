@@ -17,6 +17,8 @@ from experiment_domain.telemetry.batches import Batch
 
 SENDERS = 10_000
 """The most senders that are known at once."""
+MOMENT = 1.0
+"""For so many seconds after some have left it, a spool counts as moving."""
 KNOWN_FOR = timedelta(hours=1)
 """How long a token counts as known after a batch under it was accepted."""
 
@@ -104,6 +106,11 @@ class Spool(Protocol):
     @abstractmethod
     def is_empty(self) -> bool:
         """Whether nothing waits."""
+
+    @property
+    @abstractmethod
+    def is_moving(self) -> bool:
+        """Whether batches are being taken out of it: some have been, a moment ago."""
 
     @abstractmethod
     def status(self, at: datetime) -> SpoolStatus:

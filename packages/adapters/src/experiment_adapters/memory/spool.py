@@ -1,5 +1,6 @@
 """A spool in memory: the plain model of what every other one has to do."""
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -8,7 +9,7 @@ from uuid import UUID
 from attrs import evolve
 
 from experiment_domain.kernel.errors import Refusal
-from experiment_domain.spool import Draining, Promise, Spool, SpoolFull, SpoolStatus, WaitingBatch
+from experiment_domain.spool import MOMENT, Draining, Promise, Spool, SpoolFull, SpoolStatus, WaitingBatch
 
 
 class MemorySpool(Spool):
@@ -20,6 +21,7 @@ class MemorySpool(Spool):
         self._most = most
         self._kept = 0
         self._is_drained = False
+        self._moved_at = -MOMENT
 
     async def keep(self, waiting: WaitingBatch) -> Promise | None:
         if waiting.promise is not None:
@@ -32,6 +34,11 @@ class MemorySpool(Spool):
         self._kept += 1
         self.waiting.append(evolve(waiting, number=self._kept))
         return None
+
+    def let_go(self, count: int) -> None:
+        """Let go of the first ones."""
+        del self.waiting[:count]
+        self._moved_at = time.monotonic()
 
     def holds(self, sensor_id: UUID) -> bool:
         return any(waiting.sensor_id == sensor_id for waiting in self.waiting)
@@ -53,6 +60,10 @@ class MemorySpool(Spool):
     @property
     def is_empty(self) -> bool:
         return not self.waiting
+
+    @property
+    def is_moving(self) -> bool:
+        return time.monotonic() - self._moved_at < MOMENT
 
     def status(self, at: datetime) -> SpoolStatus:  # noqa: ARG002 - its room alone is bounded
         return SpoolStatus(
@@ -79,5 +90,5 @@ class MemoryDraining(Draining):
         self._spool.refused.append((waiting, refusal))
 
     async def done(self) -> None:
-        del self._spool.waiting[: self._count]
+        self._spool.let_go(self._count)
         self._count = 0

@@ -23,6 +23,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
+    Ran,
     ReadingQuery,
     Readings,
     Receipt,
@@ -65,17 +66,17 @@ class MemoryTelemetry(TelemetryStore):
             repeated={key: receipt for key in keys if (receipt := self._receipt(sensor.id, capture_session_id, key))},
         )
 
-    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
+    async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         sensor = await self._sensors.by_token(token_hash, at)
         return [
-            session.id
+            Ran(capture_session_id=session.id, started_at=session.started_at, stopped_at=session.stopped_at)
             for session in self._store.captures.values()
             if sensor is not None
             and session.pin_of(sensor.id) is not None
             and session.deleted_at is None
             and session.started_at is not None
-            and session.started_at <= received_at
-            and (session.stopped_at is None or received_at < session.stopped_at)
+            and session.started_at <= until
+            and (session.stopped_at is None or since < session.stopped_at)
         ]
 
     async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:  # noqa: ARG002 - all receipts are kept

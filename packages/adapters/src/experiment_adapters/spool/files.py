@@ -17,7 +17,7 @@ from experiment_adapters.spool.index import Index
 from experiment_adapters.spool.log import SEGMENT_BYTES, Log, record_bytes
 from experiment_adapters.spool.settings import SpoolSettings
 from experiment_domain.kernel.errors import Refusal
-from experiment_domain.spool import Draining, Promise, Spool, SpoolFull, SpoolStatus, WaitingBatch
+from experiment_domain.spool import MOMENT, Draining, Promise, Spool, SpoolFull, SpoolStatus, WaitingBatch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,6 +98,10 @@ class FileSpool(Spool):
     @property
     def is_empty(self) -> bool:
         return self._log.taken >= self._log.end
+
+    @property
+    def is_moving(self) -> bool:
+        return self._log.idle < MOMENT
 
     def status(self, at: datetime) -> SpoolStatus:
         refused, refused_bytes = self._aside.count()

@@ -33,8 +33,8 @@ SEGMENT_BYTES = 16 << 20
 """A segment takes records until it has so many bytes."""
 PATIENCE = 5.0
 """Seconds for which an append waits for those of other processes."""
-_END, _TAKEN, _KEPT, _DONE = range(4)
-_MARKS = 4 * 8
+_END, _TAKEN, _KEPT, _DONE, _MOVED = range(5)
+_MARKS = 5 * 8
 
 log = get_logger("experiment_adapters.spool")
 
@@ -89,6 +89,11 @@ class Log:
     def waiting(self) -> int:
         """How many records wait."""
         return max(0, self._marks[_KEPT] - self._marks[_DONE])
+
+    @property
+    def idle(self) -> float:
+        """Seconds since records were last taken out, as far as is known."""
+        return abs(time.monotonic_ns() - self._marks[_MOVED]) / 1e9
 
     def close(self) -> None:
         """Let go of the files."""
@@ -190,6 +195,7 @@ class Log:
         """Have taken out so many records, all that lie before a place; to be called while `taking`."""
         self._marks[_TAKEN] = place
         self._marks[_DONE] += count
+        self._marks[_MOVED] = time.monotonic_ns()
         segments = self.segments()
         if segments and segments[0].end <= place:
             # Lost with the power, the mark would lead to batches a second time; that does no harm, but takes time.

@@ -66,6 +66,19 @@ class Destination:
 
 
 @frozen(kw_only=True)
+class Ran:
+    """A session that was started, and when it ran."""
+
+    capture_session_id: UUID
+    started_at: datetime
+    stopped_at: datetime | None
+
+    def ran_at(self, moment: datetime) -> bool:
+        """Whether it ran at a moment."""
+        return self.started_at <= moment and (self.stopped_at is None or moment < self.stopped_at)
+
+
+@frozen(kw_only=True)
 class Admission:
     """All that decides on batches, read in one go and held until the unit of work ends.
 
@@ -186,8 +199,8 @@ class TelemetryStore(Protocol):
         """
 
     @abstractmethod
-    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
-        """The sessions that ran at a moment in the past with the sensor that has this token now."""
+    async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
+        """The sessions that ran between two moments with the sensor that has this token `at` another one."""
 
     @abstractmethod
     async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:

@@ -14,7 +14,7 @@ from experiment_domain.kernel.access import Caller, SensorToken
 from experiment_domain.kernel.errors import Refusal, Unauthenticated, Unavailable
 from experiment_domain.spool import Draining, Promise, Sender, Spool, SpoolStatus, WaitingBatch
 from experiment_domain.telemetry.batches import Batch
-from experiment_domain.usecases.services import Services
+from experiment_domain.usecases.services import Services, Work
 
 T = TypeVar("T")
 
@@ -26,8 +26,15 @@ SENSORS_AT_ONCE = 4
 """The batches of so many sensors are stored at once; those of one sensor, one after the other."""
 TRIES = 5
 """A batch that fails so often for a reason that nobody knows is set aside like one that is refused."""
-RETRIED = frozenset({"idempotency_key_in_progress", "version_mismatch"})
-"""Refusals that pass when others are done."""
+FAILED = "internal_error"
+RETRIED = frozenset({FAILED, "idempotency_key_in_progress", "version_mismatch"})
+"""What passes when others are done."""
+TOGETHER = 64
+"""So many batches of a sensor are stored in one transaction."""
+CATCHING_UP = 1.0
+"""Seconds that a batch waits to see those before it stored, while they are, before it goes behind them."""
+LOOKING = 0.02
+"""Seconds between two looks at that."""
 
 
 @frozen(kw_only=True)
@@ -77,7 +84,7 @@ class Reception:
         sender = self._sender(caller)
         if sender is None:
             return await store()
-        if not self.spool.holds(sender.sensor_id) and self._may_ask():
+        if await self._is_caught_up(sender.sensor_id) and self._may_ask():
             try:
                 result = await store()
             except Unauthenticated:
@@ -89,6 +96,18 @@ class Reception:
                 self.ask_again()
                 return result
         return await self._keep(caller, sender, batch, promise)
+
+    async def _is_caught_up(self, sensor_id: UUID) -> bool:
+        """Whether no batch of a sensor waits, in a moment at the latest.
+
+        Were it not waited for, a sensor that sends without a pause would always find one before it.
+        """
+        deadline = time.monotonic() + CATCHING_UP
+        while self.spool.holds(sensor_id):
+            if time.monotonic() > deadline or not self.spool.is_moving:
+                return False
+            await asyncio.sleep(LOOKING)
+        return True
 
     def ask_again(self) -> None:
         """The database is back, as somebody else has found: ask it again."""
@@ -161,12 +180,12 @@ async def _drain_window(
     failed: Callable[[WaitingBatch, Exception], object],
 ) -> int:
     """How many of a window were stored; the others are set aside."""
-    queues = [list(of_one) for _, of_one in groupby(sorted(window, key=_by_sensor), key=lambda it: it.sensor_id)]
+    queues = [list(of_one) for _, of_one in groupby(sorted(window, key=_by_sender), key=_sender_of)]
     limit = asyncio.Semaphore(SENSORS_AT_ONCE)
 
     async def drain(queue: Sequence[WaitingBatch]) -> int:
         async with limit:
-            return sum([await _drain_one(services, draining, waiting, failed) for waiting in queue])
+            return await _drain_queue(services, draining, queue, failed)
 
     # None is broken off because another one fails: what it has under way would be stored all the same.
     results = await asyncio.gather(*map(drain, queues), return_exceptions=True)
@@ -176,52 +195,90 @@ async def _drain_window(
     return sum(result for result in results if isinstance(result, int))
 
 
-def _by_sensor(waiting: WaitingBatch) -> tuple[UUID, int]:
-    return waiting.sensor_id, waiting.number
+def _sender_of(waiting: WaitingBatch) -> tuple[UUID, bytes]:
+    return waiting.sensor_id, waiting.token_hash
 
 
-async def _drain_one(
+def _by_sender(waiting: WaitingBatch) -> tuple[UUID, bytes, int]:
+    return waiting.sensor_id, waiting.token_hash, waiting.number
+
+
+async def _drain_queue(
     services: Services,
     draining: Draining,
-    waiting: WaitingBatch,
+    queue: Sequence[WaitingBatch],
     failed: Callable[[WaitingBatch, Exception], object],
-) -> bool:
-    """Store a batch, or set it aside and answer False."""
+) -> int:
+    """How many batches of one sender were stored, in order and together as far as they can be."""
+    stored = place = 0
+    together = TOGETHER
+    while place < len(queue):
+        group = queue[place : place + together]
+        try:
+            refusals = await _store(services, group) if len(group) > 1 else [await _try(services, group[0], failed)]
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - one of them is at fault: which one is found out by storing each alone
+            together = 1
+            continue
+        for waiting, refusal in zip(group, refusals, strict=False):
+            if refusal is None:
+                stored += 1
+            else:
+                await draining.set_aside(waiting, refusal, services.clock.now())
+        place += len(refusals)
+    return stored
+
+
+async def _try(
+    services: Services, waiting: WaitingBatch, failed: Callable[[WaitingBatch, Exception], object]
+) -> Refusal | None:
+    """Store one batch; why not, where it is refused or fails again and again."""
     refusal: Refusal | None = None
     for attempt in range(TRIES):
         try:
-            await _store(services, waiting)
-            return True
+            (refusal,) = await _store(services, [waiting])
         except Unavailable:
             raise
         except Refusal as refused:
             refusal = refused
-            if refused.code not in RETRIED:
-                break
         except Exception as error:  # noqa: BLE001 - whatever it is, the batches behind this one are not to wait for it
             failed(waiting, error)
-            refusal = Refusal("internal_error", f"The service failed: {type(error).__name__}.")
+            refusal = Refusal(FAILED, f"The service failed: {type(error).__name__}.")
+        if refusal is None or refusal.code not in RETRIED:
+            break
         await asyncio.sleep(0.1 * 2**attempt)
-    assert refusal is not None  # noqa: S101 - else it was stored
-    await draining.set_aside(waiting, refusal, services.clock.now())
-    return False
+    return refusal
 
 
-async def _store(services: Services, waiting: WaitingBatch) -> None:
+async def _store(services: Services, group: Sequence[WaitingBatch]) -> Sequence[Refusal | None]:
+    """Store the first batches of one sender, in one unit of work: of each why it is refused, or None."""
+    first = group[0]
     caller = Caller(
-        principal=SensorToken(token_hash=waiting.token_hash), request_id=waiting.request_id, address=waiting.address
+        principal=SensorToken(token_hash=first.token_hash), request_id=first.request_id, address=first.address
     )
-    promise = waiting.promise
     async with services.begin(caller) as work:
-        if promise is not None:
-            earlier = await work.idempotency.claim(promise.key, work.now)
-            if earlier is not None:
-                # The commit after which no answer came has had its effect.
-                earlier.check_same_request(promise.answer.fingerprint)
-                return
-        await work.telemetry.ingest(evolve(waiting.batch, received_at=waiting.received_at))
-        if promise is not None:
-            work.idempotency.remember(promise.key, promise.answer)
+        known = [await _is_kept(work, waiting.promise) for waiting in group]
+        if known[0]:
+            return [None]
+        # Those behind one that has had its effect come in a group of their own.
+        group = group[: known.index(True)] if True in known else group
+        batches = [evolve(waiting.batch, received_at=waiting.received_at) for waiting in group]
+        outcomes = await work.telemetry.ingest_waiting(batches)
+        for waiting, outcome in zip(group, outcomes, strict=False):
+            if waiting.promise is not None and not isinstance(outcome, Refusal):
+                work.idempotency.remember(waiting.promise.key, waiting.promise.answer)
+    return [outcome if isinstance(outcome, Refusal) else None for outcome in outcomes]
+
+
+async def _is_kept(work: Work, promise: Promise | None) -> bool:
+    """Whether a commit after which no answer came has had its effect."""
+    if promise is None:
+        return False
+    earlier = await work.idempotency.claim(promise.key, work.now)
+    if earlier is not None:
+        earlier.check_same_request(promise.answer.fingerprint)
+    return earlier is not None
 
 
 def _token(caller: Caller) -> bytes:

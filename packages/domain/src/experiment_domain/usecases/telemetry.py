@@ -27,6 +27,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
+    Ran,
     ReadingQuery,
     Readings,
     Receipt,
@@ -77,8 +78,6 @@ class TelemetryUseCases(UseCases):
     @requires(Permission.INGEST)
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
         """Take in a batch of the calling sensor, whole or not at all. A repeated one changes nothing."""
-        if batch.received_at is not None and batch.capture_session_id is None:
-            batch = await self._named(permit.token(), batch, batch.received_at)
         (outcome,) = await self._take_in(permit.token(), [batch])
         if isinstance(outcome, Refusal):
             raise outcome
@@ -91,6 +90,22 @@ class TelemetryUseCases(UseCases):
         One that is refused leaves the others as they are. Raises what stands against every batch of this sensor.
         """
         return await self._take_in(permit.token(), batches)
+
+    @requires(Permission.INGEST)
+    async def ingest_waiting(self, permit: Permit, batches: Sequence[Batch]) -> Sequence[Accepted | Refusal]:
+        """Take in batches that had to wait, as of their reception: as many of the first ones as go to one session.
+
+        What becomes of each of these, of one at least. Raises what stands against every batch of this sensor.
+        """
+        first, *others = await self._named(permit.token(), batches)
+        if isinstance(first, Refusal):
+            return [first]
+        together = [first]
+        for batch in others:
+            if isinstance(batch, Refusal) or batch.capture_session_id != first.capture_session_id:
+                break
+            together.append(batch)
+        return await self._take_in(permit.token(), together)
 
     @requires(Permission.INGEST)
     async def check_sender(self, permit: Permit) -> None:
@@ -274,15 +289,16 @@ class TelemetryUseCases(UseCases):
     def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
         return self._converter.convert(profile.rule, column.values, profile.valid_range)
 
-    async def _named(self, token_hash: bytes, batch: Batch, received_at: datetime) -> Batch:
-        """The batch for the session that was the sensor's only running one when it was received."""
-        sessions = await self.uow.telemetry.sessions_at(token_hash, received_at, self.recorder.clock.now())
-        if len(sessions) > 1:
-            raise Conflict("ambiguous_session", "This sensor took part in several running capture sessions.")
-        if not sessions:
+    async def _named(self, token_hash: bytes, batches: Sequence[Batch]) -> list[Batch | Refusal]:
+        """Batches for sessions: those that name none are for the one that was the sensor's only running one then."""
+        moments = [batch.received_at for batch in batches if batch.capture_session_id is None and batch.received_at]
+        if not moments:
+            return list(batches)
+        now = self.recorder.clock.now()
+        ran = await self.uow.telemetry.ran_between(token_hash, min(moments), max(moments), now)
+        if not ran:
             await self.recorder.grants()  # whose token is not known any more is told that
-            raise Conflict("no_running_session", "This sensor took part in no running capture session.")
-        return evolve(batch, capture_session_id=sessions[0])
+        return [_named(batch, ran) for batch in batches]
 
     def _note_sender(self, token_hash: bytes, admission: Admission) -> None:
         sensor = admission.sensor
@@ -336,6 +352,17 @@ def _accepted(receipt: Receipt, *, duplicate: bool) -> Accepted:
         late=receipt.late,
         duplicate=duplicate,
     )
+
+
+def _named(batch: Batch, ran: Sequence[Ran]) -> Batch | Refusal:
+    if batch.capture_session_id is not None or batch.received_at is None:
+        return batch
+    found = [session.capture_session_id for session in ran if session.ran_at(batch.received_at)]
+    if len(found) == 1:
+        return evolve(batch, capture_session_id=found[0])
+    if found:
+        return Conflict("ambiguous_session", "This sensor took part in several running capture sessions.")
+    return Conflict("no_running_session", "This sensor took part in no running capture session.")
 
 
 def _destination(admission: Admission, batch: Batch) -> Destination:

@@ -30,6 +30,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
+    Ran,
     ReadingQuery,
     Readings,
     Receipt,
@@ -121,8 +122,8 @@ FROM (
 ) AS running
 """
 
-_SESSIONS_AT = f"""
-SELECT session.id FROM sensors
+_RAN_BETWEEN = f"""
+SELECT session.id, session.started_at, session.stopped_at FROM sensors
 JOIN capture_session_pins AS pin ON pin.sensor_id = sensors.id
 JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND session.deleted_at IS NULL
     AND session.started_at <= %s AND (session.stopped_at IS NULL OR session.stopped_at > %s)
@@ -190,9 +191,12 @@ class PostgresTelemetry(TelemetryStore):
         self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
         return _admission(rows, await receipts.rows()) if rows else None
 
-    async def sessions_at(self, token_hash: bytes, received_at: datetime, at: datetime) -> Sequence[UUID]:
-        rows = await self._statements.ask(_SESSIONS_AT, [received_at, received_at, token_hash, token_hash, at]).rows()
-        return [session_id for (session_id,) in rows]
+    async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
+        rows = await self._statements.ask(_RAN_BETWEEN, [until, since, token_hash, token_hash, at]).rows()
+        return [
+            Ran(capture_session_id=session_id, started_at=started_at, stopped_at=stopped_at)
+            for session_id, started_at, stopped_at in rows
+        ]
 
     async def marked(self, sensor_id: UUID, batch: Batch) -> Receipt | None:
         begins, session_id = batch.begins, batch.capture_session_id
