@@ -48,6 +48,18 @@ async def test_sessions_that_are_created_at_once_are_numbered_without_gaps(lab: 
     assert sorted(session.ordinal for session in answers) == list(range(1, 13))
 
 
+@pytest.mark.covers("runs.unbind", "sensors.delete")
+async def test_a_sensor_that_is_unbound_while_it_is_deleted_is_unbound_once(lab: Laboratory):
+    run = await lab.run()
+    made = await lab.sensor(run)
+    async with lab.services.begin(lab.owner) as work:
+        await work.runs.unbind(run.id, made.sensor.id)
+        deleting = asyncio.create_task(_at_once(lab, [lambda work: work.sensors.delete(made.sensor.id)]))
+        await asyncio.wait([deleting], timeout=0.5)
+    assert await deleting == [None]
+    assert [record.action for record in await lab.audit()].count("unbind") == 1
+
+
 @pytest.mark.covers("runs.start")
 async def test_the_same_start_many_times_is_one_transition(lab: Laboratory):
     run = await lab.run()

@@ -265,7 +265,7 @@ class RunUseCases(UseCases):
     async def unbind(self, permit: Permit, run_id: UUID, sensor_id: UUID) -> None:
         """Unbind a sensor, unless it takes part in an active session of the run."""
         run = await self._locked(permit, run_id, None)
-        sensor = await self.uow.sensors.get(sensor_id)
+        sensor = await self.uow.sensors.get(sensor_id, Lock.SHARE)
         bound = await self.uow.runs.sensors_of(run_id)
         if sensor is None or sensor_id not in {binding.sensor_id for binding in bound}:
             raise NotFound("sensor")
