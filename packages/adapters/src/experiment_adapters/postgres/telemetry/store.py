@@ -53,11 +53,18 @@ _SESSION = (
     " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id), session.stopped_at"
 )
 _LAYER = "coalesce(layer.is_current, true)"
+# Of batches without a session, whatever one they went to, the latest last: a client that did not hear the answer sends
+# again, perhaps after the session is over.
+_RECEIPTS = (
+    "ARRAY(SELECT ROW(key, batch.capture_session_id, digest, accepted, late, received_at)"
+    " FROM telemetry_batches AS batch WHERE batch.sensor_id = sensors.id AND key = ANY(%s){} ORDER BY received_at)"
+)
 
 # The session that batches name, if the sensor takes part in it or it is of a project that knows the sensor: a row
 # for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
 _TO_NAMED_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL},
+    {_RECEIPTS.format(" AND batch.capture_session_id = %s")}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
@@ -75,7 +82,8 @@ WHERE {HAS_TOKEN}
 
 # The running sessions of a sensor. Backfills are for sessions that are over: here the pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_SESSION}, true, {CONVERSION_PROFILES.columns}
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_RECEIPTS.format("")},
+    {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
 LEFT JOIN (
@@ -87,20 +95,6 @@ WHERE {HAS_TOKEN}
 ORDER BY session.id
 """
 
-_RECEIPT = "telemetry_batches.key, telemetry_batches.capture_session_id, digest, accepted, late, received_at"
-_RECEIPTS_OF_NAMED_SESSION = f"""
-SELECT {_RECEIPT} FROM sensors JOIN telemetry_batches ON sensor_id = sensors.id AND key = ANY(%s)
-    AND telemetry_batches.capture_session_id = %s
-WHERE {HAS_TOKEN}
-"""
-# Whatever session they went to: a client that did not hear the answer sends again, perhaps after the session is over.
-_RECEIPTS = f"""
-SELECT DISTINCT ON (telemetry_batches.key) {_RECEIPT}
-FROM sensors JOIN telemetry_batches ON sensor_id = sensors.id AND key = ANY(%s)
-WHERE {HAS_TOKEN}
-ORDER BY telemetry_batches.key, received_at DESC
-"""
-
 # Batches are locked by their sensor and keys: by its token one would not meet itself sent with the next one. All locks
 # are taken in one order, and before that of the session, so that two units of work never wait in a circle.
 _LOCK_BATCHES = f"""
@@ -109,7 +103,10 @@ SELECT pg_advisory_xact_lock(place) FROM (
     WHERE {HAS_TOKEN} ORDER BY place
 ) AS places
 """
-_LOCK_NAMED_SESSION = "SELECT pg_advisory_xact_lock_shared(%s)"
+_LOCK_NAMED_SESSION = f"""
+SELECT pg_advisory_xact_lock_shared(%s)
+FROM (SELECT count(locked) FROM ({_LOCK_BATCHES}) AS batches (locked)) AS held
+"""
 # In the order in which commands on several runs take them, so that none waits for the other in a circle.
 _LOCK_RUNNING_SESSIONS = f"""
 SELECT id, pg_advisory_xact_lock_shared({LOCK_KEY})
@@ -130,8 +127,8 @@ JOIN capture_sessions AS session ON session.id = pin.capture_session_id AND sess
 WHERE {HAS_TOKEN}
 """
 
-_AT_SESSION = SENSORS.width + 2
-"""Where the columns of a session begin in the row of an admission, after those of the sensor and its project."""
+_AT_SESSION = SENSORS.width + 3
+"""Where the columns of a session begin in the row of an admission, after those of the sensor and of its receipts."""
 _AT_LAYER = 7
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
@@ -178,18 +175,16 @@ class PostgresTelemetry(TelemetryStore):
         self, token_hash: bytes, capture_session_id: UUID | None, keys: Sequence[str], at: datetime
     ) -> Admission | None:
         token = [token_hash, token_hash, at]
-        # The locks come in statements of their own: the queries then see what was committed while they were waited for.
-        self._statements.write(_LOCK_BATCHES, [list(keys), *token])
+        # The locks come in statements of their own: the query then sees what was committed while they were waited for.
         if capture_session_id is not None:
-            self._statements.write(_LOCK_NAMED_SESSION, [lock_key(capture_session_id)])
-            receipts = self._statements.ask(_RECEIPTS_OF_NAMED_SESSION, [list(keys), capture_session_id, *token])
-            named = [capture_session_id, capture_session_id, *token]
+            self._statements.write(_LOCK_NAMED_SESSION, [lock_key(capture_session_id), list(keys), *token])
+            named = [list(keys), *[capture_session_id] * 3, *token]
             rows = await self._statements.ask(_TO_NAMED_SESSION, named).rows()
         else:
-            receipts = self._statements.ask(_RECEIPTS, [list(keys), *token])
-            rows = await self._to_running_sessions(token)
+            self._statements.write(_LOCK_BATCHES, [list(keys), *token])
+            rows = await self._to_running_sessions(list(keys), token)
         self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
-        return _admission(rows, await receipts.rows()) if rows else None
+        return _admission(rows) if rows else None
 
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         rows = await self._statements.ask(_RAN_BETWEEN, [until, since, token_hash, token_hash, at]).rows()
@@ -218,24 +213,24 @@ class PostgresTelemetry(TelemetryStore):
         )
 
     def append(self, *intakes: Intake) -> None:
-        for intake in intakes:
-            receipt = intake.receipt
-            self._statements.tell(f"capture_session/{receipt.capture_session_id}")
-            self._statements.write(
-                "INSERT INTO telemetry_batches"
-                " (capture_session_id, sensor_id, key, digest, accepted, late, received_at, starts_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    receipt.capture_session_id,
-                    receipt.sensor_id,
-                    receipt.key,
-                    receipt.digest,
-                    receipt.accepted,
-                    receipt.late,
-                    receipt.received_at,
-                    receipt.starts_at,
-                ],
-            )
+        receipts = [intake.receipt for intake in intakes]
+        self._statements.tell(*{f"capture_session/{receipt.capture_session_id}" for receipt in receipts})
+        self._statements.write(
+            "INSERT INTO telemetry_batches"
+            " (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)"
+            " SELECT %s, * FROM unnest("
+            "%s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[], %s::integer[], %s::timestamptz[])",
+            [
+                receipts[0].sensor_id,
+                [receipt.capture_session_id for receipt in receipts],
+                [receipt.received_at for receipt in receipts],
+                [receipt.key for receipt in receipts],
+                [receipt.digest for receipt in receipts],
+                [receipt.accepted for receipt in receipts],
+                [receipt.late for receipt in receipts],
+                [receipt.starts_at for receipt in receipts],
+            ],
+        )
         self._append_series(intakes)
         for intake in intakes:
             for chunk in intake.chunks:
@@ -366,12 +361,12 @@ class PostgresTelemetry(TelemetryStore):
             [*conditions.parameters, HEADERS],
         ).rows()
 
-    async def _to_running_sessions(self, token: Sequence[Any]) -> list[Row]:
+    async def _to_running_sessions(self, keys: Sequence[str], token: Sequence[Any]) -> list[Row]:
         """The rows of an admission to the running sessions, of which each is held."""
         self._statements.write("SAVEPOINT before_sessions", [])
         while True:
             held = self._statements.ask(_LOCK_RUNNING_SESSIONS, token)
-            rows = await self._statements.ask(_TO_RUNNING_SESSION, token).rows()
+            rows = await self._statements.ask(_TO_RUNNING_SESSION, [keys, *token]).rows()
             # A session may start between the two statements: then it is not held, and both are asked again, with all of
             # them let go: to take one more would not be in order.
             if {row[_AT_SESSION] for row in rows} - {None} <= {row[0] for row in await held.rows()}:
@@ -465,9 +460,9 @@ def _layer(profile_id: UUID | None, values: "array[float]") -> tuple[Any, ...]:
     return profile_id, *columns_of_statistics(statistics_of(physical)), FloatArray.of(physical)
 
 
-def _admission(rows: Sequence[Row], receipts: Sequence[Row]) -> Admission:
+def _admission(rows: Sequence[Row]) -> Admission:
     sensor = SENSORS.entity(rows[0])
-    tolerance, marks_until = rows[0][SENSORS.width : _AT_SESSION]
+    tolerance, marks_until, receipts = rows[0][SENSORS.width : _AT_SESSION]
     destinations = [
         _destination([row[_AT_SESSION:] for row in found])
         for session_id, found in groupby(rows, lambda row: row[_AT_SESSION])
