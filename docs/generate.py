@@ -13,9 +13,21 @@ from experiment_domain.experiments import EXPERIMENT
 from experiment_domain.kernel.access import GRANTS, MEMBER_ROLES, Role
 from experiment_domain.runs import RUN
 from experiment_domain.sensors import SENSOR
+from experiment_domain.webhooks.deliveries import WEBHOOK_DELIVERY
+from experiment_domain.webhooks.subscriptions import WEBHOOK_SUBSCRIPTION
 
 ROOT = Path(__file__).parent.parent
-MACHINES = (EXPERIMENT, RUN, CAPTURE_SESSION, SENSOR, CONVERSION_PROFILE, BACKFILL, ARTIFACT)
+MACHINES = (
+    EXPERIMENT,
+    RUN,
+    CAPTURE_SESSION,
+    SENSOR,
+    CONVERSION_PROFILE,
+    BACKFILL,
+    ARTIFACT,
+    WEBHOOK_SUBSCRIPTION,
+    WEBHOOK_DELIVERY,
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

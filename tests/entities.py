@@ -18,6 +18,8 @@ from experiment_domain.projects import Project
 from experiment_domain.runs import Run
 from experiment_domain.sensors import Sensor, new_token, token_hash
 from experiment_domain.telemetry.batches import Batch, Column
+from experiment_domain.webhooks.deliveries import WebhookDelivery
+from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
 NOW = datetime(2026, 3, 9, 10, 14, 33, 123_457, tzinfo=UTC)
 
@@ -103,6 +105,19 @@ def a_backfill(session: CaptureSession | None = None, **values: Any) -> Backfill
     ids = {name: fresh() for name in ("sensor_id", "profile_id")}
     plain = {"capture_session_id": session.id, "run_id": session.run_id, "profile_version": 1, "queued_at": NOW}
     return Backfill(**_facts({"project_id": session.project_id, **plain, **ids, **values}))
+
+
+def a_subscription(project: Project | None = None, **values: Any) -> WebhookSubscription:
+    project_id = fresh() if project is None else project.id
+    plain = {"url": "https://hooks.example/rig-7", "event_types": ("run.*",), "sealed_secret": b"sealed"}
+    return WebhookSubscription(**_facts({"project_id": project_id, **plain, **values}))
+
+
+def a_delivery(subscription: WebhookSubscription | None = None, **values: Any) -> WebhookDelivery:
+    subscription = subscription or a_subscription()
+    plain = {"event_id": fresh(), "event_type": "run.started", "body": '{"specversion":"1.0"}'}
+    facts = {"project_id": subscription.project_id, "subscription_id": subscription.id, **plain, **values}
+    return WebhookDelivery(**_facts(facts))
 
 
 def a_column(stamps: Sequence[int], values: Sequence[float], signal: str = "value") -> Column:

@@ -20,6 +20,7 @@ from litestar import Litestar
 from experiment_adapters.auth.jwt import JwtSettings, JwtVerifier
 from experiment_adapters.auth.keys import VerificationKey
 from experiment_adapters.auth.tokens import BearerTokens
+from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_domain import Services
 from experiment_domain.spool import Spool
 from experiment_domain.unit_of_work import UnitsOfWork
@@ -53,7 +54,7 @@ def app_over(
     keys = (VerificationKey(algorithm="HS256", key=SECRET),)
     verifier = JwtVerifier(JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=keys))
     return create_app(
-        services or Services(units_of_work=units_of_work),
+        services or Services(units_of_work=units_of_work, box=AesGcmBox(SECRET)),
         BearerTokens(verifier),
         HttpSettings(secret_key=SECRET, **{"artifact_webhook_secrets": (WEBHOOK_SECRET,), **settings}),
         readiness or {},
@@ -286,6 +287,8 @@ class World:
     profile_id: str
     session_id: str
     artifact_id: str
+    webhook_id: str
+    delivery_id: str
     names: Mapping[str, str]
     backfill_id: str
     """That of nothing, but see `with_backfill`."""
@@ -301,6 +304,8 @@ class World:
             "session_id": self.session_id,
             "artifact_id": self.artifact_id,
             "backfill_id": self.backfill_id,
+            "webhook_id": self.webhook_id,
+            "delivery_id": self.delivery_id,
             "user_id": self.names["viewer"],
         }
         return re.sub(r"\{([^}]+)\}", lambda found: places[found[1]], template.removeprefix(API))
@@ -360,6 +365,9 @@ async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | N
     session = await editor.done("POST", f"/runs/{run['id']}/capture-sessions", {"start": start}, 201)
     link = {"name": "Model", "uri": "s3://models/surrogate.onnx"}
     artifact = await editor.done("POST", f"/runs/{run['id']}/artifacts", link, 201)
+    hook = {"project_id": project["id"], "url": "https://hooks.example/rig-7", "event_types": ["run.*"]}
+    webhook = await owner.done("POST", "/webhooks", hook, 201)
+    delivery = await owner.done("POST", f"/webhooks/{webhook['id']}/test", status=201)
     return World(
         app=app,
         **clients,
@@ -374,6 +382,8 @@ async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | N
         session_id=session["id"],
         artifact_id=artifact["id"],
         backfill_id=str(UUID(int=0)),
+        webhook_id=webhook["id"],
+        delivery_id=delivery["id"],
         names=names,
     )
 

@@ -19,6 +19,8 @@ from experiment_domain.projects import Project
 from experiment_domain.runs import Run
 from experiment_domain.sensors import Sensor
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from experiment_domain.webhooks.deliveries import WebhookDelivery
+from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
 T = TypeVar("T")
 SYSTEM = System()
@@ -35,6 +37,8 @@ def repository(uow: UnitOfWork, entity: Entity) -> Any:
         Artifact: uow.artifacts,
         Sensor: uow.sensors,
         ConversionProfile: uow.conversion_profiles,
+        WebhookSubscription: uow.webhook_subscriptions,
+        WebhookDelivery: uow.webhook_deliveries,
     }[type(entity)]
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from attrs import define
 
 from entities import SettableClock, fresh
+from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_domain import Services, Work
 from experiment_domain.artifacts import Artifact
 from experiment_domain.audit import AuditRecord
@@ -23,9 +24,11 @@ from experiment_domain.telemetry.batches import Batch
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.telemetry import Accepted
+from experiment_domain.usecases.webhooks import WebhookWithSecret
 from keeping import ask, audit_of
 
 T = TypeVar("T")
+SECRET_KEY = b"a secret key of the tests, of more than thirty-two bytes"
 
 
 def a_user(name: str) -> User:
@@ -49,7 +52,7 @@ class Laboratory:
     @classmethod
     async def open(cls, units: UnitsOfWork, clock: SettableClock | None = None, **values: Any) -> "Laboratory":
         clock = clock or SettableClock()
-        services = Services(units_of_work=units, clock=clock)
+        services = Services(units_of_work=units, clock=clock, box=AesGcmBox(SECRET_KEY))
         owner, editor, viewer, outsider = map(a_user, ("owner", "editor", "viewer", "outsider"))
         async with services.begin(owner) as work:
             project = await work.projects.create(**{"name": "Rig 7", **values})
@@ -103,6 +106,10 @@ class Laboratory:
     async def artifact(self, run: Run, **values: Any) -> Artifact:
         values = {"name": "Surrogate model", "uri": "s3://models/surrogate.onnx", **values}
         return await self.do(lambda work: work.artifacts.register(run.id, **values))
+
+    async def webhook(self, **values: Any) -> WebhookWithSecret:
+        values = {"url": "https://hooks.example/rig-7", "event_types": ["*"], **values}
+        return await self.do(lambda work: work.webhooks.create(project_id=self.project.id, **values))
 
     async def ingest(self, made: SensorWithToken, batch: Batch) -> Accepted:
         return await self.do(lambda work: work.telemetry.ingest(batch), by=token_of(made))

@@ -23,6 +23,7 @@ from experiment_adapters.settings import (
     settings_markdown,
 )
 from experiment_adapters.spool.settings import SpoolSettings
+from experiment_adapters.webhooks.settings import WebhookSettings
 
 CANARY = "c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry-c4n4ry"
 WEBHOOK_SECRET = "whsec_" + b64encode(CANARY.encode()).decode()
@@ -53,7 +54,12 @@ EVERYTHING = {
     "EXPERIMENT_JWT_KEYS": f"HS256:{CANARY}",
     "EXPERIMENT_JWT_LEEWAY": "0",
     "EXPERIMENT_SECRET_KEY": CANARY,
+    "EXPERIMENT_FORMER_SECRET_KEYS": f"{CANARY}, {'k' * 32}",
     "EXPERIMENT_WEBHOOK_ALLOW_PRIVATE": "True",
+    "EXPERIMENT_WEBHOOK_TIMEOUT": "7.5",
+    "EXPERIMENT_WEBHOOK_CONNECT_TIMEOUT": "2",
+    "EXPERIMENT_WEBHOOK_RETRY_DELAYS": "1, 60.5",
+    "EXPERIMENT_WEBHOOK_CONCURRENCY": "8",
     "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": f"{WEBHOOK_SECRET}, whsec_{b64encode(bytes(64)).decode()}",
     "EXPERIMENT_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16,fd00::/8",
     "EXPERIMENT_SPOOL_DIR": "/var/lib/experiment-service/spool",
@@ -76,7 +82,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert settings.database is None
     assert settings.jwt is None
     assert settings.secret_key is None
-    assert not settings.webhook_allow_private
+    assert not settings.webhooks.allow_private
     assert settings.api == ApiSettings(host="127.0.0.1", port=8000, processes=1)
 
 
@@ -105,7 +111,10 @@ def test_every_setting_is_read():
         kafka_topic="lab.events",
         kafka_options={"security.protocol": "sasl_ssl", "sasl.password": CANARY},
         secret_key=CANARY.encode(),
-        webhook_allow_private=True,
+        former_secret_keys=(CANARY.encode(), b"k" * 32),
+        webhooks=WebhookSettings(
+            allow_private=True, timeout=7.5, connect_timeout=2.0, retry_delays=(1.0, 60.5), per_endpoint=8
+        ),
         artifact_webhook_secrets=(CANARY.encode(), bytes(64)),
         trusted_proxies=(ip_network("10.0.0.7/32"), ip_network("10.1.0.0/16"), ip_network("fd00::/8")),
         spool=SpoolSettings(
@@ -199,6 +208,12 @@ def test_no_secret_is_in_a_representation():
         ({**JWT, "EXPERIMENT_JWT_JWKS_URL": f"https://u:{CANARY}@h/k"}, "EXPERIMENT_JWT_JWKS_URL must be a URL with"),
         ({"EXPERIMENT_SECRET_KEY": "c4n4ry"}, "EXPERIMENT_SECRET_KEY must have at least 32 characters"),
         ({"EXPERIMENT_SECRET_KEY": CANARY + "\udcff"}, "EXPERIMENT_SECRET_KEY is not UTF-8"),
+        ({"EXPERIMENT_FORMER_SECRET_KEYS": f"{CANARY},c4n4ry"}, "EXPERIMENT_FORMER_SECRET_KEYS must have at least 32"),
+        ({"EXPERIMENT_WEBHOOK_RETRY_DELAYS": "1,,2"}, "EXPERIMENT_WEBHOOK_RETRY_DELAYS must be a number of seconds"),
+        ({"EXPERIMENT_WEBHOOK_RETRY_DELAYS": "0"}, "EXPERIMENT_WEBHOOK_RETRY_DELAYS must be a number of seconds"),
+        ({"EXPERIMENT_WEBHOOK_RETRY_DELAYS": ",".join("1" * 51)}, "EXPERIMENT_WEBHOOK_RETRY_DELAYS must be at most 50"),
+        ({"EXPERIMENT_WEBHOOK_TIMEOUT": "26"}, "EXPERIMENT_WEBHOOK_TIMEOUT must be a number of seconds from 0.1 to 25"),
+        ({"EXPERIMENT_WEBHOOK_CONCURRENCY": "0"}, "EXPERIMENT_WEBHOOK_CONCURRENCY must be a whole number from 1 to 64"),
         ({"EXPERIMENT_WEBHOOK_ALLOW_PRIVATE": "maybe"}, "EXPERIMENT_WEBHOOK_ALLOW_PRIVATE must be true or false"),
         *(
             ({"EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS": text}, "EXPERIMENT_ARTIFACT_WEBHOOK_SECRETS must be whsec_ and 24")

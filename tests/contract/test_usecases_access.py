@@ -23,6 +23,10 @@ from experiment_domain.telemetry.envelopes import EnvelopeQuery
 from experiment_domain.telemetry.grids import GridQuestion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.usecases.sensors import SensorWithToken
+from experiment_domain.usecases.webhook_deliveries import Dispatch
+from experiment_domain.webhooks.deliveries import WebhookDelivery
+from experiment_domain.webhooks.sending import Outcome
+from experiment_domain.webhooks.subscriptions import WebhookSubscription
 from laboratory import Laboratory, a_user, token_of
 
 
@@ -39,6 +43,8 @@ class Things:
     artifact: Artifact
     earlier: CaptureSession
     backfill: Backfill
+    webhook: WebhookSubscription
+    delivery: WebhookDelivery
 
     @classmethod
     async def make(cls, lab: Laboratory) -> "Things":
@@ -52,7 +58,9 @@ class Things:
         session = await lab.session(run)
         experiment = await lab.ask(lambda work: work.experiments.get(run.experiment_id))
         artifact = await lab.artifact(run)
-        return cls(lab, experiment, run, session, sensor, profile, artifact, earlier, backfill)
+        webhook = (await lab.webhook()).subscription
+        delivery = await lab.do(lambda work: work.webhook_deliveries.test(webhook.id))
+        return cls(lab, experiment, run, session, sensor, profile, artifact, earlier, backfill, webhook, delivery)
 
     def readings(self) -> ReadingQuery:
         return ReadingQuery(**self._series(), limit=1)
@@ -121,6 +129,25 @@ USE_CASES: dict[str, Use] = {
     "artifacts.resubmit": lambda work, it: work.artifacts.resubmit(it.artifact.id),
     "artifacts.report": lambda work, it: work.artifacts.report(it.artifact.id, ArtifactStatus.APPROVED),
     "artifacts.history": lambda work, it: work.artifacts.history(it.artifact.id),
+    "webhooks.create": lambda work, it: work.webhooks.create(
+        project_id=it.lab.project.id, url="https://hooks.example/", event_types=["*"]
+    ),
+    "webhooks.get": lambda work, it: work.webhooks.get(it.webhook.id),
+    "webhooks.edit": lambda work, it: work.webhooks.edit(it.webhook.id, description="B"),
+    "webhooks.delete": lambda work, it: work.webhooks.delete(it.webhook.id),
+    "webhooks.pause": lambda work, it: work.webhooks.pause(it.webhook.id),
+    "webhooks.resume": lambda work, it: work.webhooks.resume(it.webhook.id),
+    "webhooks.rotate_secret": lambda work, it: work.webhooks.rotate_secret(it.webhook.id),
+    "webhooks.history": lambda work, it: work.webhooks.history(it.webhook.id),
+    "webhook_deliveries.test": lambda work, it: work.webhook_deliveries.test(it.webhook.id),
+    "webhook_deliveries.get": lambda work, it: work.webhook_deliveries.get(it.delivery.id),
+    "webhook_deliveries.page": lambda work, it: work.webhook_deliveries.page(it.webhook.id),
+    "webhook_deliveries.attempts": lambda work, it: work.webhook_deliveries.attempts(it.delivery.id),
+    "webhook_deliveries.history": lambda work, it: work.webhook_deliveries.history(it.delivery.id),
+    "webhook_deliveries.redeliver": lambda work, it: work.webhook_deliveries.redeliver(it.delivery.id),
+    "webhook_deliveries.redeliver_dead": lambda work, it: work.webhook_deliveries.redeliver_dead(
+        it.webhook.id, since=it.delivery.created_at
+    ),
     "sensors.register": lambda work, it: work.sensors.register(project_id=it.lab.project.id, **NEW),
     "sensors.get": lambda work, it: work.sensors.get(it.sensor.sensor.id),
     "sensors.edit": lambda work, it: work.sensors.edit(it.sensor.sensor.id, name="B"),
@@ -178,9 +205,16 @@ WORK: dict[str, Use] = {
     "backfills.step": lambda work, it: work.backfills.step(it.backfill, fresh()),
     "backfills.stumble": lambda work, it: work.backfills.stumble(it.backfill.id, fresh(), "it failed"),
     "backfills.leave": lambda work, it: work.backfills.leave(it.backfill.id, fresh()),
+    "webhook_deliveries.fan_out": lambda work, _: work.webhook_deliveries.fan_out(),
+    "webhook_deliveries.claim": lambda work, _: work.webhook_deliveries.claim(fresh(), most=1),
+    "webhook_deliveries.conclude": lambda work, it: work.webhook_deliveries.conclude(
+        fresh(), [(Dispatch(delivery=it.delivery, subscription=it.webhook), Outcome(status_code=200))]
+    ),
+    "webhook_deliveries.bury": lambda work, _: work.webhook_deliveries.bury(),
+    "webhook_deliveries.forget": lambda work, _: work.webhook_deliveries.forget(),
 }
 # These say of each run, or of each project that is named, whether the caller may.
-ONE_BY_ONE = {"runs.set_statuses", "runs.tag", "audit.page", "audit.verify"}
+ONE_BY_ONE = {"runs.set_statuses", "runs.tag", "audit.page", "audit.verify", "webhooks.page"}
 
 
 def _permission(name: str) -> Permission:

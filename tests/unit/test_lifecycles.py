@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from entities import NOW, a_backfill, a_profile, a_run, a_sensor, a_session, an_artifact, an_experiment, fresh, later
+from entities import (
+    NOW,
+    a_backfill,
+    a_delivery,
+    a_profile,
+    a_run,
+    a_sensor,
+    a_session,
+    a_subscription,
+    an_artifact,
+    an_experiment,
+    fresh,
+    later,
+)
 from experiment_domain.artifacts import ARTIFACT, ArtifactStatus
 from experiment_domain.backfills import ATTEMPTS, BACKFILL, Backfill, BackfillStatus
 from experiment_domain.captures import CAPTURE_SESSION, CaptureStatus, Pin
@@ -18,6 +31,9 @@ from experiment_domain.kernel.errors import InvalidTransition
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.runs import RUN, RunStatus
 from experiment_domain.sensors import SENSOR, SensorStatus
+from experiment_domain.webhooks.deliveries import WEBHOOK_DELIVERY, DeliveryStatus
+from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome
+from experiment_domain.webhooks.subscriptions import WEBHOOK_SUBSCRIPTION, SubscriptionStatus
 
 DOCUMENTED: dict[str, tuple[Lifecycle[Any], type[StrEnum], str]] = {
     "experiment": (
@@ -51,6 +67,12 @@ DOCUMENTED: dict[str, tuple[Lifecycle[Any], type[StrEnum], str]] = {
         ArtifactStatus,
         "pending → approved, rejected; approved → revoked; rejected → pending",
     ),
+    "webhook_subscription": (
+        WEBHOOK_SUBSCRIPTION,
+        SubscriptionStatus,
+        "active → paused; paused → active; active → disabled; disabled → active",
+    ),
+    "webhook_delivery": (WEBHOOK_DELIVERY, DeliveryStatus, "pending → delivered, dead; dead → pending"),
 }
 
 RUNNING_EXPERIMENT = an_experiment(status=ExperimentStatus.RUNNING)
@@ -66,6 +88,8 @@ MAKE: Mapping[str, Callable[[Any], Any]] = {
     "conversion_profile": lambda status: a_profile(status=status),
     "backfill": lambda status: a_backfill(status=status),
     "artifact": lambda status: an_artifact(status=status),
+    "webhook_subscription": lambda status: a_subscription(status=status),
+    "webhook_delivery": lambda status: a_delivery(status=status),
 }
 
 
@@ -117,6 +141,15 @@ COMMANDS: Mapping[tuple[str, str], tuple[Callable[[Any], Change[Any]], str | Non
     ("artifact", "pending"): (lambda it: it.move(ArtifactStatus.PENDING, at=WHEN), "artifact.resubmitted"),
     ("artifact", "approved"): (lambda it: it.move(ArtifactStatus.APPROVED, at=WHEN), "artifact.approved"),
     ("artifact", "rejected"): (lambda it: it.move(ArtifactStatus.REJECTED, at=WHEN), "artifact.rejected"),
+    ("webhook_subscription", "active"): (lambda it: it.resume(at=WHEN), None),
+    ("webhook_subscription", "paused"): (lambda it: it.pause(at=WHEN), None),
+    ("webhook_subscription", "disabled"): (lambda it: it.disable(at=WHEN, reason="gone"), "webhook.disabled"),
+    ("webhook_delivery", "pending"): (lambda it: it.redeliver(at=WHEN), None),
+    ("webhook_delivery", "delivered"): (
+        lambda it: it.attempted(Outcome(status_code=204), DeliveryPolicy(), chance=0.5, at=WHEN),
+        None,
+    ),
+    ("webhook_delivery", "dead"): (lambda it: it.die("nobody wants it", at=WHEN), None),
     ("artifact", "revoked"): (lambda it: it.move(ArtifactStatus.REVOKED, at=WHEN), "artifact.revoked"),
 }
 

@@ -14,11 +14,14 @@ from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_adapters.settings import PREFIX, Settings, SettingsError
 from experiment_adapters.vectorised import NumpyConverter
+from experiment_adapters.webhooks.box import AesGcmBox
+from experiment_adapters.webhooks.sender import HttpWebhookSender
 from experiment_domain import Services
 from experiment_domain.kernel.access import Authenticator, Principal
 from experiment_domain.kernel.news import News
 from experiment_domain.relays import EventSink
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
+from experiment_domain.webhooks.secrets import NoSecretBox, SecretBox
 
 if TYPE_CHECKING:
     from experiment_adapters.spool.files import FileSpool
@@ -74,7 +77,21 @@ class Composition:
 def composed(settings: Settings) -> Composition:
     """The service on PostgreSQL. Raises `SettingsError` where no database is named."""
     database = Database(settings.need_database())
-    return Composition(services=Services(units_of_work=database, converter=NumpyConverter()), database=database)
+    services = Services(
+        units_of_work=database,
+        converter=NumpyConverter(),
+        box=_box(settings),
+        webhook_sender=HttpWebhookSender(settings.webhooks),
+        delivery_policy=settings.webhooks.policy,
+    )
+    return Composition(services=services, database=database)
+
+
+def _box(settings: Settings) -> SecretBox:
+    """What seals secrets; without a secret key, nothing does."""
+    if settings.secret_key is None:
+        return NoSecretBox()
+    return AesGcmBox(settings.secret_key, settings.former_secret_keys)
 
 
 def spool(settings: Settings) -> "FileSpool | None":

@@ -21,6 +21,7 @@ from experiment_adapters.auth.keys import keys_from_setting
 from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings, checked_postgres_url
 from experiment_adapters.spool.settings import SpoolSettings
+from experiment_adapters.webhooks.settings import LONGEST_TIMEOUT, WebhookSettings
 
 PREFIX = "EXPERIMENT_"
 IGNORED = "EXPERIMENT_TEST_"
@@ -64,7 +65,8 @@ class Settings:
     kafka_topic: str = "experiment.events"
     kafka_options: Mapping[str, str] = field(factory=dict[str, str], repr=False)
     secret_key: bytes | None = field(default=None, repr=False)
-    webhook_allow_private: bool = False
+    former_secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    webhooks: WebhookSettings = field(factory=WebhookSettings)
     artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     spool: SpoolSettings = field(factory=SpoolSettings)
@@ -73,7 +75,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings in `environ`. Raises `SettingsError`; an empty variable counts as one that is not set."""
-        kinds = (ApiSettings, LogSettings, DatabaseSettings, JwtSettings, SpoolSettings)
+        kinds = (ApiSettings, LogSettings, DatabaseSettings, JwtSettings, SpoolSettings, WebhookSettings)
         groups: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
         given = {name: value for name, value in sorted(environ.items()) if value.strip()}
         values = groups.setdefault(Settings, {"otel": _otel(given)})
@@ -91,6 +93,7 @@ class Settings:
         values["database"] = _database(groups[DatabaseSettings])
         values["jwt"] = _jwt(groups[JwtSettings])
         values["spool"] = _spool(groups[SpoolSettings])
+        values["webhooks"] = WebhookSettings(**groups[WebhookSettings])
         return cls(**values)
 
     def need_database(self) -> DatabaseSettings:
@@ -154,6 +157,8 @@ class Setting:
                 return f"{default:g}"
             case str():
                 return default
+            case tuple():
+                return ",".join(f"{part:g}" for part in default)
             case _:
                 return ""
 
@@ -257,6 +262,18 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _many_seconds(lowest: float, highest: float, most: int) -> Callable[[str], tuple[float, ...]]:
+    one = _seconds(lowest, highest)
+
+    def parse(text: str) -> tuple[float, ...]:
+        parts = text.split(",")
+        if len(parts) > most:
+            raise ValueError(f"must be at most {most} numbers, separated by commas")
+        return tuple(one(part.strip()) for part in parts)
+
+    return parse
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -343,6 +360,10 @@ def _secret_key(text: str) -> bytes:
     if len(secret) < SHORTEST_SECRET_KEY:
         raise ValueError(f"must have at least {SHORTEST_SECRET_KEY} characters; `openssl rand -hex 32` makes one")
     return secret
+
+
+def _secret_keys(text: str) -> tuple[bytes, ...]:
+    return tuple(_secret_key(part.strip()) for part in text.split(","))
 
 
 def _webhook_secrets(text: str) -> tuple[bytes, ...]:
@@ -514,12 +535,48 @@ SETTINGS: tuple[Setting, ...] = (
         parse=_secret_key,
     ),
     Setting(
-        name="WEBHOOK_ALLOW_PRIVATE",
-        meaning=f"{RESERVED}; whether webhooks will be let to private and local addresses, for tests and closed "
-        "networks only",
+        name="FORMER_SECRET_KEYS",
+        meaning="secret keys that `SECRET_KEY` has replaced, separated by commas: the secrets of webhooks that were "
+        "sealed under them are still opened, until each has been rotated",
         of=Settings,
-        attribute="webhook_allow_private",
+        attribute="former_secret_keys",
+        parse=_secret_keys,
+    ),
+    Setting(
+        name="WEBHOOK_ALLOW_PRIVATE",
+        meaning="whether webhooks may go to private and local addresses, for tests and closed networks only",
+        of=WebhookSettings,
+        attribute="allow_private",
         parse=_truth,
+    ),
+    Setting(
+        name="WEBHOOK_TIMEOUT",
+        meaning="seconds in which a receiver must have answered a webhook",
+        of=WebhookSettings,
+        attribute="timeout",
+        parse=_seconds(0.1, LONGEST_TIMEOUT),
+    ),
+    Setting(
+        name="WEBHOOK_CONNECT_TIMEOUT",
+        meaning="seconds in which a receiver must be connected to",
+        of=WebhookSettings,
+        attribute="connect_timeout",
+        parse=_seconds(0.1, LONGEST_TIMEOUT),
+    ),
+    Setting(
+        name="WEBHOOK_RETRY_DELAYS",
+        meaning="seconds after each failed attempt until the next one, a tenth more or less; after the last, a "
+        "delivery is dead",
+        of=WebhookSettings,
+        attribute="retry_delays",
+        parse=_many_seconds(0.01, 7 * 86_400, 50),
+    ),
+    Setting(
+        name="WEBHOOK_CONCURRENCY",
+        meaning="how many deliveries to one webhook are under way at once",
+        of=WebhookSettings,
+        attribute="per_endpoint",
+        parse=_whole(1, 64),
     ),
     Setting(
         name="ARTIFACT_WEBHOOK_SECRETS",

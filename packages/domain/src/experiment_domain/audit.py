@@ -59,6 +59,8 @@ KINDS = frozenset(
         "conversion_profile",
         "backfill",
         "artifact",
+        "webhook_subscription",
+        "webhook_delivery",
     }
 )
 """What commands are about: nothing else is recorded."""

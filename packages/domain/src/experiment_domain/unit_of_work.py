@@ -29,6 +29,8 @@ from experiment_domain.telemetry.grids import Grids
 from experiment_domain.telemetry.layers import PhysicalLayers
 from experiment_domain.telemetry.live import LiveReadings
 from experiment_domain.telemetry.store import TelemetryStore
+from experiment_domain.webhooks.deliveries import WebhookDeliveryRepository
+from experiment_domain.webhooks.subscriptions import WebhookSubscriptionRepository
 
 
 class UnitOfWork(Protocol):
@@ -54,6 +56,8 @@ class UnitOfWork(Protocol):
     layers: PhysicalLayers
     compaction: Compaction
     backfills: BackfillRepository
+    webhook_subscriptions: WebhookSubscriptionRepository
+    webhook_deliveries: WebhookDeliveryRepository
     history: StatusHistory
     audit: AuditLog
     events: EventLog

@@ -50,6 +50,8 @@ def run(settings: Settings) -> None:
     worker.start()
     try:
         log.info("worker started", redis=settings.redis_url is not None)
+        if settings.secret_key is None:
+            log.warning("webhooks wait: EXPERIMENT_SECRET_KEY is not set, and nothing can be signed")
         nudges = {actors[name].send: kind.every for name, kind in WORK.items()}
         with closing(Leadership(settings.need_database(), "schedule")) as leadership:
             if settings.redis_url is None:  # then nobody else nudges the actors of this process

@@ -11,6 +11,7 @@ from experiment_domain import Services
 from experiment_domain.backfills import Backfill
 from experiment_domain.chores import Chore
 from experiment_domain.usecases.chores import ChoreWatcher, work_off_chores
+from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.working import work_off_backfills
 
 log = get_logger(__name__)
@@ -58,4 +59,5 @@ def _backfill_failed(backfill: Backfill, error: Exception) -> None:
 WORK: Mapping[str, Kind] = {
     "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
     "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=2.0),
+    "webhooks": Kind(work_off=work_off_webhooks, every=0.5),
 }

@@ -24,6 +24,8 @@ from experiment_domain.scalars import Scalar
 from experiment_domain.sensors import Sensor
 from experiment_domain.telemetry.layers import LayerName
 from experiment_domain.telemetry.store import Intake
+from experiment_domain.webhooks.deliveries import WebhookAttempt, WebhookDelivery
+from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -41,7 +43,7 @@ class LinkedRecord:
 
 @frozen(kw_only=True)
 class StoredClaim:
-    """Which worker works on a backfill until when; without one, from when on it can be claimed."""
+    """Which worker works on a piece of work until when; without one, from when on it can be claimed."""
 
     worker: UUID | None
     until: datetime
@@ -76,10 +78,14 @@ class Store:
     intakes: dict[tuple[UUID, UUID, str], Intake] = field(factory=dict, init=False)  # (sensor, session, key) →
     series: dict[SeriesKey, StoredSeries] = field(factory=dict, init=False)
     backfills: dict[UUID, Backfill] = field(factory=dict, init=False)
-    claims: dict[UUID, StoredClaim] = field(factory=dict, init=False)  # backfill →
+    claims: dict[UUID, StoredClaim] = field(factory=dict, init=False)  # backfill or delivery →
     layers: dict[LayerName, bool] = field(factory=dict, init=False)  # those that backfills made whole → is current
     converted: dict[tuple[LayerName, int], None] = field(factory=dict, init=False)  # by backfills: layer, position
     scalars: dict[UUID, tuple[Scalar, ...]] = field(factory=dict, init=False)  # run → in the order of arrival
+    webhook_subscriptions: dict[UUID, WebhookSubscription] = field(factory=dict, init=False)
+    webhook_deliveries: dict[UUID, WebhookDelivery] = field(factory=dict, init=False)
+    webhook_cursor: dict[str, str] = field(factory=dict, init=False)  # the one place up to which there are deliveries
+    webhook_attempts: list[WebhookAttempt] = field(factory=list, init=False)
     history: list[StatusChange] = field(factory=list, init=False)
     audit: list[LinkedRecord] = field(factory=list, init=False)
     audit_heads: dict[UUID, ChainHead] = field(factory=dict, init=False)

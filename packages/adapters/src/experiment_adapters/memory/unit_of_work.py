@@ -29,6 +29,7 @@ from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
+from experiment_adapters.memory.webhooks import MemoryWebhookDeliveries, MemoryWebhookSubscriptions
 from experiment_adapters.news import Bell
 from experiment_domain.kernel.access import Grants, Integration, Principal, Role, SensorToken, System
 from experiment_domain.kernel.errors import Unauthenticated
@@ -62,6 +63,8 @@ class MemoryUnitOfWork(UnitOfWork):
         self.live = MemoryLive(store, transaction)
         self.backfills = MemoryBackfills(store, transaction)
         self.scalars = MemoryScalars(store, transaction)
+        self.webhook_subscriptions = MemoryWebhookSubscriptions(store, transaction)
+        self.webhook_deliveries = MemoryWebhookDeliveries(store, transaction)
         self.history = MemoryStatusHistory(store, transaction)
         self.audit = MemoryAuditLog(store, transaction)
         self.events = MemoryEvents(store, transaction)

@@ -40,6 +40,7 @@ from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
 from experiment_adapters.postgres.telemetry.live import PostgresLive
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
+from experiment_adapters.postgres.webhooks import PostgresWebhookDeliveries, PostgresWebhookSubscriptions
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
 from experiment_domain.kernel.values import JSON_INTEGER
@@ -122,6 +123,14 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def backfills(self) -> PostgresBackfills:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresBackfills(self._statements)
+
+    @cached_property
+    def webhook_subscriptions(self) -> PostgresWebhookSubscriptions:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresWebhookSubscriptions(self._statements)
+
+    @cached_property
+    def webhook_deliveries(self) -> PostgresWebhookDeliveries:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresWebhookDeliveries(self._statements)
 
     @cached_property
     def history(self) -> PostgresStatusHistory:  # pyright: ignore[reportIncompatibleVariableOverride]

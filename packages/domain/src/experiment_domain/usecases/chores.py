@@ -12,7 +12,9 @@ from experiment_domain.idempotency import KEPT_FOR
 from experiment_domain.kernel.access import System
 from experiment_domain.sensors import SIGNS_KEPT_FOR
 from experiment_domain.usecases.compaction import compact_telemetry
-from experiment_domain.usecases.services import Services
+from experiment_domain.usecases.services import Services, Work
+from experiment_domain.usecases.webhook_deliveries import BURIED_AT_ONCE
+from experiment_domain.usecases.webhook_deliveries import FORGOTTEN_AT_ONCE as DELIVERIES_AT_ONCE
 
 HOUR = timedelta(hours=1)
 TURN = 10.0
@@ -56,10 +58,32 @@ async def forget_signs_of_life(services: Services, is_over: IsOver) -> int:
     return forgotten
 
 
+async def bury_webhook_deliveries(services: Services, is_over: IsOver) -> int:
+    """Let the deliveries die that disabled webhooks leave behind."""
+    return await _in_parts(services, is_over, lambda work: work.webhook_deliveries.bury(), BURIED_AT_ONCE)
+
+
+async def forget_webhook_deliveries(services: Services, is_over: IsOver) -> int:
+    """Forget the deliveries of webhooks that are older than they are kept."""
+    return await _in_parts(services, is_over, lambda work: work.webhook_deliveries.forget(), DELIVERIES_AT_ONCE)
+
+
+async def _in_parts(services: Services, is_over: IsOver, do: Callable[[Work], Awaitable[int]], at_once: int) -> int:
+    """Do something again and again until it finds less than it takes at once; how much it found."""
+    count, last = 0, at_once
+    while last == at_once and not is_over():
+        async with services.begin(System()) as work:
+            last = await do(work)
+        count += last
+    return count
+
+
 CHORES: Mapping[str, Routine] = {
     "compact_telemetry": Routine(compact_telemetry, timedelta(seconds=15)),
+    "bury_webhook_deliveries": Routine(bury_webhook_deliveries, timedelta(seconds=30)),
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
+    "forget_webhook_deliveries": Routine(forget_webhook_deliveries, HOUR),
 }
 
 

@@ -86,6 +86,33 @@ class Recorder:
             repository.save_all(edits)
             await self._record(edits, noun, action, reason)
 
+    async def note_all(
+        self,
+        repository: Repository[E],
+        changes: Iterable[Change[E]],
+        noun: str,
+        *,
+        reason: str | None = None,
+        reasons: Mapping[UUID, str | None] | None = None,
+    ) -> None:
+        """Keep what became of many entities by no command of their own: history and events, and no audit records.
+
+        `reasons` holds a reason for each of them, by its id, where they differ.
+        """
+        edits = [change for change in changes if not change.is_empty]
+        if not edits:
+            return
+        repository.save_all(edits)
+        grants = await self.grants()
+        moves = [
+            self._transition(grants, change, noun, reason if reasons is None else reasons[change.result.id])
+            for change in edits
+            if _is_transition(change)
+        ]
+        if moves:
+            self.uow.history.record(*moves)
+        await self.emit(*(event for change in edits for event in change.events))
+
     async def emit(self, *events: Event, actor: str | None = None) -> None:
         """Record events, by the caller: `actor` saves asking for the roles of one whose name is known already."""
         if events:

@@ -30,6 +30,10 @@ from experiment_domain.usecases.runs import RunUseCases
 from experiment_domain.usecases.scalars import ScalarUseCases
 from experiment_domain.usecases.sensors import SensorUseCases
 from experiment_domain.usecases.telemetry import TelemetryUseCases
+from experiment_domain.usecases.webhook_deliveries import WebhookDeliveryUseCases
+from experiment_domain.usecases.webhooks import WebhookUseCases
+from experiment_domain.webhooks.secrets import NoSecretBox, SecretBox
+from experiment_domain.webhooks.sending import DeliveryPolicy, NoSender, WebhookSender
 
 
 class Work:
@@ -40,6 +44,7 @@ class Work:
         self._recorder = Recorder(uow, caller, services.clock, services.ids)
         self._converter = services.converter
         self._senders = services.senders
+        self._services = services
 
     @cached_property
     def projects(self) -> ProjectUseCases:
@@ -102,6 +107,16 @@ class Work:
         return ComparisonUseCases(self._recorder)
 
     @cached_property
+    def webhooks(self) -> WebhookUseCases:
+        """Subscriptions of other services to events."""
+        return WebhookUseCases(self._recorder, self._services.box)
+
+    @cached_property
+    def webhook_deliveries(self) -> WebhookDeliveryUseCases:
+        """Deliveries of events to them."""
+        return WebhookDeliveryUseCases(self._recorder, self._services.delivery_policy)
+
+    @cached_property
     def audit(self) -> AuditUseCases:
         """The audit log."""
         return AuditUseCases(self._recorder)
@@ -144,6 +159,9 @@ class Services:
     ids: Ids = field(factory=TimeOrderedIds)
     converter: Converter = field(factory=ScalarConverter)
     senders: Senders = field(factory=Senders)
+    box: SecretBox = field(factory=NoSecretBox)
+    webhook_sender: WebhookSender = field(factory=NoSender)
+    delivery_policy: DeliveryPolicy = field(factory=DeliveryPolicy)
 
     @asynccontextmanager
     async def begin(self, caller: Caller | Principal) -> AsyncGenerator[Work]:

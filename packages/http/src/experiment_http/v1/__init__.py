@@ -24,6 +24,8 @@ from experiment_http.v1 import (
     telemetry_live,
     telemetry_out,
     telemetry_socket,
+    webhook_deliveries,
+    webhooks,
 )
 
 NOUNS: Sequence[Operations] = (
@@ -45,6 +47,8 @@ NOUNS: Sequence[Operations] = (
     grids.operations,
     metrics.operations,
     events.operations,
+    webhooks.operations,
+    webhook_deliveries.operations,
     audit.operations,
 )
 

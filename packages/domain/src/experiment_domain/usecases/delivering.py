@@ -1,0 +1,141 @@
+"""Delivering webhooks: many attempts at once, noted as they end, so that who is slow delays nobody else."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+from heapq import heappop, heappush
+from uuid import UUID
+
+from experiment_domain.kernel.access import System
+from experiment_domain.kernel.errors import Refusal
+from experiment_domain.kernel.news import EVENTS, Hints
+from experiment_domain.usecases.services import Services
+from experiment_domain.usecases.webhook_deliveries import Dispatch
+from experiment_domain.usecases.webhooks import about
+from experiment_domain.webhooks.secrets import NoSecretBox, signatures
+from experiment_domain.webhooks.sending import Outcome, WebhookMessage
+
+AT_ONCE = 256
+"""How many attempts one worker makes at once."""
+LOOKS_EVERY = 0.2
+"""Seconds between two looks for what is due, while attempts are under way."""
+IDLES_FOR = 4.0
+"""Seconds between two looks where nothing was due at the last one, and no hint comes that there is."""
+SOON = timedelta(minutes=1)
+"""Whose next attempt is due within this is remembered, and not only found by looking."""
+STOPS_WITHIN = 0.1
+"""Seconds within which who idles notices that it is stopping."""
+GATHERED = 0.01
+"""Seconds for which attempts that end are gathered, to be noted in one transaction."""
+
+Ended = tuple[Dispatch, Outcome]
+
+
+async def work_off_webhooks(
+    services: Services,
+    *,
+    seconds: float = 60.0,
+    stopping: Callable[[], bool] = lambda: False,
+    at_once: int = AT_ONCE,
+) -> int:
+    """Deliver events to webhooks, and wait for more, until `seconds` are over or it is `stopping`.
+
+    How many attempts ended; those that are under way at the end are waited for. Raises `Unavailable` where the database
+    is away: whatever was claimed can be claimed again after a while, and is then delivered a second time.
+    """
+    if isinstance(services.box, NoSecretBox):
+        at_once = 0  # what cannot be signed waits for a worker that can
+    worker = services.ids.new()
+    deadline = time.monotonic() + seconds
+    under_way: set[asyncio.Task[Ended]] = set()
+    ended = 0
+    due: list[float] = []  # a heap of when deliveries of ours are due again, by the monotonic clock
+
+    def is_over() -> bool:
+        return stopping() or time.monotonic() >= deadline
+
+    try:
+        with services.units_of_work.news.of(EVENTS) as hints:
+            while under_way or not is_over():
+                more = False
+                if not is_over():
+                    more = await _fan_out(services)
+                    claimed = await _claim(services, worker, at_once - len(under_way))
+                    under_way |= {asyncio.create_task(_attempt(services, dispatch)) for dispatch in claimed}
+                if under_way:
+                    done = await _ended(under_way, 0 if more else LOOKS_EVERY)
+                    under_way -= done
+                    if done:
+                        for pause in await _conclude(services, worker, [task.result() for task in done]):
+                            heappush(due, time.monotonic() + pause)
+                        ended += len(done)
+                elif not more:
+                    await _hint(hints, min([time.monotonic() + IDLES_FOR, *due[:1]]), is_over)
+                while due and due[0] <= time.monotonic():
+                    heappop(due)
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+    return ended
+
+
+async def _hint(hints: Hints, until: float, is_over: Callable[[], bool]) -> None:
+    """Wait for a hint, or until it is time to look anyway."""
+    hint = asyncio.create_task(hints.wait(max(0.0, until - time.monotonic())))
+    try:
+        while not hint.done() and not is_over():
+            await asyncio.wait([hint], timeout=STOPS_WITHIN)
+    finally:
+        hint.cancel()
+
+
+async def _fan_out(services: Services) -> bool:
+    async with services.begin(System()) as work:
+        return await work.webhook_deliveries.fan_out()
+
+
+async def _claim(services: Services, worker: UUID, most: int) -> Collection[Dispatch]:
+    if most <= 0:
+        return ()
+    async with services.begin(System()) as work:
+        return await work.webhook_deliveries.claim(worker, most=most)
+
+
+async def _conclude(services: Services, worker: UUID, ended: Sequence[Ended]) -> Iterable[float]:
+    """Note what came of attempts; after how many seconds which of them are due again soon."""
+    async with services.begin(System()) as work:
+        pauses = await work.webhook_deliveries.conclude(worker, ended)
+    return (pause.total_seconds() for pause in pauses if pause <= SOON)
+
+
+async def _ended(under_way: Collection[asyncio.Task[Ended]], seconds: float) -> set[asyncio.Task[Ended]]:
+    """The attempts that have ended, with those that end right after the first of them."""
+    done, waiting = await asyncio.wait(under_way, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if done and waiting:
+        further, _ = await asyncio.wait(waiting, timeout=GATHERED)
+        done |= further
+    return done
+
+
+async def _attempt(services: Services, dispatch: Dispatch) -> Ended:
+    try:
+        message = _message(services, dispatch)
+    except Refusal as refusal:
+        return dispatch, Outcome(error=refusal.detail)
+    return dispatch, await services.webhook_sender.send(message)
+
+
+def _message(services: Services, dispatch: Dispatch) -> WebhookMessage:
+    delivery, subscription = dispatch.delivery, dispatch.subscription
+    now = services.clock.now()
+    secrets = [services.box.open(sealed, about(subscription.id)) for sealed in subscription.sealed_secrets(now)]
+    message_id, timestamp, body = str(delivery.event_id), int(now.timestamp()), delivery.body.encode()
+    return WebhookMessage(
+        url=subscription.url,
+        message_id=message_id,
+        timestamp=timestamp,
+        signature=signatures(secrets, message_id, timestamp, body),
+        body=body,
+    )
