@@ -19,6 +19,7 @@ from load.ingest import ingest
 from load.lists import filters, lists
 from load.measures import Row, machine, table
 from load.mixed import closed, mixed
+from load.reading import reading
 
 SCENARIOS: Mapping[str, Scenario] = {
     "mixed": mixed,
@@ -28,6 +29,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "cards": cards,
     "ingest": ingest,
     "beside": beside,
+    "reading": reading,
 }
 CONNECTIONS = 256
 
