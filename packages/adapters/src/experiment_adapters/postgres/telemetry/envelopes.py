@@ -134,14 +134,16 @@ class PostgresEnvelopes(Envelopes):
                 lasts=found.lasts,
             ).taken(inside)
         ]
-        for group in found.groups(np.flatnonzero(lone & ~inside & ~across)):
-            chunks = await opened(self._statements, found, group)
-            parts.append(_pieces_of(chunks, pixels))
-        for island in np.unique(islands[~lone]):
-            chunks = []
-            for group in found.groups(np.flatnonzero(islands == island)):
-                chunks += await opened(self._statements, found, group)
-            parts.append(_pieces_of([merge(chunks)], pixels))
+        parts += [
+            _pieces_of(await opened(self._statements, found, group), pixels)
+            for group in found.groups(np.flatnonzero(lone & ~inside & ~across))
+        ]
+        for group in found.groups(np.flatnonzero(~lone), islands):
+            # Islands do not overlap each other: merged all at once, each is still what it is.
+            merged = merge(await opened(self._statements, found, group))
+            _, begins = np.unique(islands[group], return_index=True)
+            bounds = np.searchsorted(merged.timestamps, found.starts[group][begins])
+            parts.append(_pieces_of(merged.split(bounds[1:]), pixels))
         places = np.flatnonzero(across)
         if len(places):
             sides = _sides(found, places, starts[places], Pieces.together(parts), pixels)

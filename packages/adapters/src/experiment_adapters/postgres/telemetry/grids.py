@@ -91,14 +91,11 @@ class PostgresGrids(Grids):
             (found.starts[ends_only], found.firsts[ends_only]),
             (found.ends[ends_only], found.lasts[ends_only]),
         ]
-        for group in found.groups(np.flatnonzero(lone & ~ends_only & (found.counts > 0))):
-            chunks = await opened(self._statements, found, group)
-            parts.append(_near(moments, merge(chunks)))
-        for island in np.unique(islands[~lone]):
-            chunks = []
-            for group in found.groups(np.flatnonzero(islands == island)):
-                chunks += await opened(self._statements, found, group)
-            parts.append(_near(moments, merge(chunks)))
+        groups = [
+            *found.groups(np.flatnonzero(lone & ~ends_only & (found.counts > 0))),
+            *found.groups(np.flatnonzero(~lone), islands),
+        ]
+        parts += [_near(moments, merge(await opened(self._statements, found, group))) for group in groups]
         timestamps = np.concatenate([stamps for stamps, _ in parts])
         return timestamps, np.concatenate([values for _, values in parts])
 

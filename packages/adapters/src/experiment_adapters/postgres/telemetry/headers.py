@@ -104,11 +104,15 @@ class Headers:
         reached = np.maximum.accumulate(self.ends)
         return np.concatenate(([0], np.cumsum(self.starts[1:] > reached[:-1])))
 
-    def groups(self, places: Integers) -> Sequence[Integers]:
-        """These chunks in groups that are opened at once."""
+    def groups(self, places: Integers, islands: Integers | None = None) -> Sequence[Integers]:
+        """These chunks in groups that are opened at once; those of one of the `islands` are in one group."""
         if not len(places):
             return []
         held = np.cumsum(self.readings[places]) // READINGS_AT_ONCE
+        if islands is not None:
+            # An island goes where its first chunk does.
+            first = np.unique(islands[places], return_index=True, return_inverse=True)
+            held = held[first[1]][first[2]]
         return np.split(places, np.flatnonzero(np.diff(held)) + 1)
 
 
@@ -123,20 +127,22 @@ def headers(statements: Statements, stored: Stored, conditions: Conditions) -> A
 
 
 async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:
-    """Chunks with their arrays, in the order of time."""
+    """Chunks with their arrays, in the order of their headers."""
     values, join, profile = source_of(found.stored)
-    positions = found.positions[places].tolist()
+    positions: list[int] = found.positions[places].tolist()
     parameters: list[Any] = [found.stored.capture_session_id, found.series_id, positions, *profile]
     rows = await statements.ask(
         f"SELECT chunk.position, chunk.late, chunk.timestamps, {values} FROM telemetry_chunks AS chunk {join}"
         " WHERE chunk.capture_session_id = %s AND chunk.series_id = %s AND chunk.position = ANY(%s)"
-        f"{' AND physical.profile_id = %s' if profile else ''} ORDER BY chunk.starts_at, chunk.position",
+        f"{' AND physical.profile_id = %s' if profile else ''}",
         parameters,
     ).rows()
-    return [
-        Opened(position=position, late=late, timestamps=timestamps, values=values)
+    # Sorting would make the server keep them all before it sends the first.
+    chunks = {
+        position: Opened(position=position, late=late, timestamps=timestamps, values=values)
         for position, late, timestamps, values in rows
-    ]
+    }
+    return [chunks[position] for position in positions]
 
 
 async def divided(
@@ -148,6 +154,7 @@ async def divided(
     it, 0 all. Whole timestamps stay where they are: sending an array takes far longer than looking into it.
     """
     values, join, profile = source_of(found.stored, without_gaps=True)
+    positions: list[int] = found.positions[places].tolist()
     rows = await statements.ask(
         f"""
         SELECT chunk.position, before, CASE side
@@ -159,10 +166,9 @@ async def divided(
         {join}
         {"AND physical.profile_id = %s" if profile else ""}
         CROSS JOIN LATERAL (SELECT width_bucket(edge, chunk.timestamps) AS before OFFSET 0) AS divided
-        ORDER BY chunk.starts_at
         """,
         [
-            found.positions[places].tolist(),
+            positions,
             # Up to and including the last moment before the edge.
             TimestampArray.of(edges - 1),
             sides.tolist(),
@@ -171,7 +177,8 @@ async def divided(
             *profile,
         ],
     ).rows()
-    return [(before, part) for _, before, part in rows]
+    found_at = {position: (before, part) for position, before, part in rows}
+    return [found_at[position] for position in positions]
 
 
 def source_of(stored: Stored, *, without_gaps: bool = False) -> tuple[str, str, list[Any]]:

@@ -27,6 +27,11 @@ class Merged:
     values: Floats
     late: "np.typing.NDArray[np.bool_]"
 
+    def split(self, places: Integers) -> "list[Merged]":
+        """The same in parts, which begin at the start and at these places."""
+        parts = zip(*(np.split(column, places) for column in (self.timestamps, self.values, self.late)), strict=True)
+        return [Merged(timestamps=timestamps, values=values, late=late) for timestamps, values, late in parts]
+
 
 def merge(chunks: Sequence[Opened]) -> Merged:
     """The readings of chunks that may overlap."""

@@ -160,8 +160,11 @@ SELECT capture_session_id, series_id, position, layer.profile_id, {", ".join(f"l
 FROM chunk, (VALUES {{layers}}) AS layer (profile_id, {_STATISTICS}, "values")
 """
 
-HEADERS = 20_000
-"""How many chunks a page of readings looks at before it opens some of them."""
+FEW, HEADERS = 64, 20_000
+"""How many chunks a page of readings looks at before it opens some of them: at first, and at most.
+
+A stream of pages would otherwise look at all that is left of a series for each of them.
+"""
 
 
 class PostgresTelemetry(TelemetryStore):
@@ -294,8 +297,10 @@ class PostgresTelemetry(TelemetryStore):
         chunks: list[Opened] = []
         merged: Merged | None = None
         headers: list[Row] = []
-        while headers := await self._headers(query, start, headers[-1] if headers else None):
-            whole = len(headers) < HEADERS
+        most = min(FEW, HEADERS)
+        while headers := await self._headers(query, start, headers[-1] if headers else None, most):
+            whole = len(headers) < most
+            most = min(8 * most, HEADERS)
             place = 0
             while place < len(headers):
                 group = headers[place : place + _enough(headers, place, query.limit + 1)]
@@ -343,7 +348,7 @@ class PostgresTelemetry(TelemetryStore):
                 found.setdefault(summary.run_id, []).append(summary)
         return {run_id: _metrics(of_run) for run_id, of_run in found.items()}
 
-    async def _headers(self, query: ReadingQuery, start: int | None, after: Row | None) -> list[Row]:
+    async def _headers(self, query: ReadingQuery, start: int | None, after: Row | None, most: int) -> list[Row]:
         """The next chunks that a page may need, in the order of time."""
         conditions = Conditions()
         conditions.add("series.capture_session_id = %s", query.capture_session_id)
@@ -358,7 +363,7 @@ class PostgresTelemetry(TelemetryStore):
             "SELECT series_id, position, starts_at, count FROM telemetry_chunks JOIN telemetry_series AS series"
             " ON series.id = series_id AND series.capture_session_id = telemetry_chunks.capture_session_id"
             f" WHERE {' AND '.join(conditions.texts)} ORDER BY starts_at, position LIMIT %s",
-            [*conditions.parameters, HEADERS],
+            [*conditions.parameters, most],
         ).rows()
 
     async def _to_running_sessions(self, keys: Sequence[str], token: Sequence[Any]) -> list[Row]:
