@@ -6,6 +6,7 @@ committed before the answer is sent), the names in its path, `body`, `query`, `a
 not come from one unit of work.
 """
 
+import asyncio
 import inspect
 import types
 import typing
@@ -53,6 +54,8 @@ class Api:
     answers: idempotency.Answers
     streams: Streams
     spooling: Spooling | None = None
+    verifying: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(1), init=False)
+    """One audit log at a time is verified in a process: many at once would leave no connection to others."""
 
     @classmethod
     def of(

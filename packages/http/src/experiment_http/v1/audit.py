@@ -19,8 +19,8 @@ from experiment_domain.audit import (
 from experiment_domain.kernel.entity import Page, Position
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.audit import AuditUseCases
-from experiment_http.answers import One, Paged, View
-from experiment_http.operations import Operations
+from experiment_http.answers import Answer, One, Paged, View
+from experiment_http.operations import Call, Operations
 from experiment_http.pagination import PageQuery
 from experiment_http.times import Moment, Timestamp
 from experiment_http.v1.values import Json
@@ -191,6 +191,7 @@ class VerificationQuery(Struct, frozen=True, forbid_unknown_fields=True):
     ) = None
 
 
+VERIFIED = One(view=VerificationsView)
 operations = Operations("audit", "The audit log, for the owners of projects.")
 
 
@@ -203,7 +204,12 @@ async def list_audit_records(work: Work, query: AuditQuery, after: Position | No
     return await work.audit.page(query.filter(), limit=query.limit, after=after)
 
 
-@operations.get("/audit/verify", AuditUseCases.verify, One(view=VerificationsView), refuses=(403, 404))
-async def verify_audit_log(work: Work, query: VerificationQuery) -> Sequence[Verification]:
-    """Walk the hash chain of each project's audit log, and name the links that do not hold."""
-    return await work.audit.verify(query.project_id, anchored=anchored_heads(query.anchor or ""))
+@operations.get("/audit/verify", AuditUseCases.verify, VERIFIED, refuses=(403, 404))
+async def verify_audit_log(call: Call, query: VerificationQuery) -> Answer:
+    """Walk the hash chain of each project's audit log, and name the links that do not hold.
+
+    A long chain takes seconds. Those who ask at the same time wait for each other, and nobody else for them.
+    """
+    anchored = anchored_heads(query.anchor or "")
+    async with call.api.verifying, call.api.services.read(call.caller) as work:
+        return VERIFIED.answer(await work.audit.verify(query.project_id, anchored=anchored), call.cursor)
