@@ -154,7 +154,7 @@ def test_an_idle_worker_asks_little_of_its_database(postgres_url: str, redis_url
     seconds = 30.0 if LONG else 4.0
     with ExitStack() as stack:
         door = stack.enter_context(counted(postgres_url))
-        more = {"EXPERIMENT_DATABASE_URL": door.url, "EXPERIMENT_REDIS_URL": redis_url}
+        more = {"EXPERIMENT_DATABASE_URL": door.url, "EXPERIMENT_REDIS_URL": redis_url, "EXPERIMENT_LOG_LEVEL": "debug"}
         running = stack.enter_context(worker(more))
         running.wait_for("chore done", chore="forget_signs_of_life")
         time.sleep(1)

@@ -42,7 +42,7 @@ def row(method: str, path: str) -> str:
     last = path.rsplit("/", maxsplit=1)[-1]
     if (method, path) == ("POST", "/projects"):
         return "sign_in"
-    if (method == "POST" and last in ("telemetry", "heartbeat")) or path == "/telemetry/ws":
+    if (method == "POST" and path in ("/telemetry", "/sensors/{sensor_id}/heartbeat")) or path == "/telemetry/ws":
         return "ingest"
     if path.startswith("/integrations/"):
         return "report"

@@ -82,6 +82,16 @@ async def test_deleting(drafts: World, runner: object) -> None:
     await drafts.owner.refused("DELETE", f"/runs/{other}", 409, "not_draft")
 
 
+async def test_a_heartbeat_changes_nothing_that_is_shown(world: World, runner: object) -> None:
+    path = f"/runs/{world.run_id}"
+    before = await world.viewer.done("GET", path)
+    for body in (None, {}):
+        assert await world.editor.done("POST", f"{path}/heartbeat", body) == before
+    await world.viewer.refused("POST", f"{path}/heartbeat", 403, "forbidden")
+    draft = await new(world)
+    await world.editor.refused("POST", f"/runs/{draft}/heartbeat", 409, "run_not_running")
+
+
 @pytest.mark.covers("runs.bind", "runs.unbind", "runs.finish")
 async def test_bound_sensors(world: World, app: Litestar, runner: object) -> None:
     path = f"/runs/{world.run_id}/sensors"

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from experiment_domain.experiments import Experiment, ExperimentStatus
 from experiment_domain.kernel.entity import (
@@ -37,6 +37,8 @@ from experiment_domain.kernel.values import (
     checked_text,
 )
 
+TIMED_OUT = "timed_out"
+"""Why a run, and its capture session, failed that gave no sign of life any more."""
 GIT_SHA_LENGTHS = range(7, 65)
 
 
@@ -173,6 +175,17 @@ class Run(Entity):
         over = {} if target is RunStatus.ARCHIVED else {"finished_at": at}
         return self._move(target, at, reason, over)
 
+    def warn_silent(self, *, at: datetime) -> Event:
+        """It has been silent for too long, and fails unless it gives a sign of life soon."""
+        return self.event("run.fell_silent", at)
+
+    def time_out(self, *, active_sessions: Collection[UUID], at: datetime) -> Change["Run"]:
+        """running → failed, since nobody gave a sign of life any more; refused while a capture session is active."""
+        change = self.end(RunStatus.FAILED, active_sessions=active_sessions, at=at, reason=TIMED_OUT)
+        if change.is_empty:
+            return change
+        return evolve(change, events=(self.event("run.timed_out", at), *change.events))
+
     def retag(self, tagging: "Tagging", *, at: datetime) -> Change["Run"]:
         """Add and remove tags, or set them. Archived runs refuse."""
         return self.edit(at=at, tags=tagging.applied_to(self.tags))
@@ -193,6 +206,11 @@ class Run(Entity):
     def is_over(self) -> bool:
         """Whether it has ended: its sensors stay as they were."""
         return self.status not in (RunStatus.DRAFT, RunStatus.RUNNING)
+
+    def check_running(self) -> None:
+        """Refuse a run that is not running."""
+        if self.status is not RunStatus.RUNNING:
+            raise Conflict("run_not_running", f"Only a running run gives signs of life; this one is {self.status}.")
 
     def check_binds(self) -> None:
         """Refuse to bind or unbind sensors where the run is over."""

@@ -44,7 +44,7 @@ class Kind:
 
 class _Log(ChoreWatcher):
     def done(self, name: str, count: int) -> None:
-        log.info("chore done", chore=name, count=count)
+        (log.info if count else log.debug)("chore done", chore=name, count=count)
 
     def failed(self, chore: Chore, error: Exception | str) -> None:
         fault: Any = error if isinstance(error, Exception) else None

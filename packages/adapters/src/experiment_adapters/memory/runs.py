@@ -35,6 +35,7 @@ class MemoryRuns(MemoryRepository[Run], RunRepository):
         self._transaction.remove(self._store.runs, run, "run")
         for key in [key for key in self._store.run_sensors if key[0] == run.id]:
             self._transaction.drop(self._store.run_sensors, key)
+        self._transaction.drop(self._store.vigils, run.id)
 
     async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:
         self._transaction.settle()

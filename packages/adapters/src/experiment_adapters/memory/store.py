@@ -60,6 +60,14 @@ class StoredChore:
     claimed_by: UUID | None = None
 
 
+@frozen(kw_only=True)
+class StoredVigil:
+    """When a run gave its last sign of life, and when it was warned about since."""
+
+    alive_at: datetime
+    warned_at: datetime | None = None
+
+
 @frozen
 class Store:
     """Everything that is kept. Rows are immutable; a row that changes is another object under the same key."""
@@ -93,6 +101,7 @@ class Store:
     answers: dict[IdempotencyKey, RememberedAnswer] = field(factory=dict, init=False)
     chores: dict[str, StoredChore] = field(factory=dict, init=False)
     relays: dict[str, str] = field(factory=dict, init=False)  # sink → place
+    vigils: dict[UUID, StoredVigil] = field(factory=dict, init=False)  # run →
 
 
 class Transaction:

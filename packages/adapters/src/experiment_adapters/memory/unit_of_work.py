@@ -29,6 +29,7 @@ from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
+from experiment_adapters.memory.vigils import MemoryVigils
 from experiment_adapters.memory.webhooks import MemoryWebhookDeliveries, MemoryWebhookSubscriptions
 from experiment_adapters.news import Bell
 from experiment_domain.kernel.access import Grants, Integration, Principal, Role, SensorToken, System
@@ -71,6 +72,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.idempotency = MemoryIdempotency(store, transaction)
         self.chores = MemoryChores(store, transaction)
         self.relays = MemoryRelays(store, transaction)
+        self.vigils = MemoryVigils(store, transaction)
 
     async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()

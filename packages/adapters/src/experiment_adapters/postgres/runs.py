@@ -36,7 +36,8 @@ class PostgresRuns(PostgresRepository[Run], RunRepository):
         return {run.id: run for run in map(RUNS.entity, rows)}
 
     def remove(self, run: Run) -> None:
-        self._statements.write("DELETE FROM run_sensors WHERE run_id = %s", [run.id])
+        for table in ("run_sensors", "run_vigils"):
+            self._statements.write(f"DELETE FROM {table} WHERE run_id = %s", [run.id])
         RUNS.remove(self._statements, run.id)
 
     async def page(self, which: RunFilter, *, sort: str, limit: int, after: Position | None) -> Page[Run]:

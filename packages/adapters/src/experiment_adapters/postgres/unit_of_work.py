@@ -40,6 +40,7 @@ from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
 from experiment_adapters.postgres.telemetry.live import PostgresLive
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
+from experiment_adapters.postgres.vigils import PostgresVigils
 from experiment_adapters.postgres.webhooks import PostgresWebhookDeliveries, PostgresWebhookSubscriptions
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
@@ -155,6 +156,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def relays(self) -> PostgresRelays:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresRelays(self._statements)
+
+    @cached_property
+    def vigils(self) -> PostgresVigils:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresVigils(self._statements)
 
     async def grants(self, at: datetime) -> Grants:
         principal = self._principal

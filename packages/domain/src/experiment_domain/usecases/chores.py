@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from attrs import frozen
 from experiment_domain.chores import VANISHED, Chore
 from experiment_domain.idempotency import KEPT_FOR
 from experiment_domain.kernel.access import System
+from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import SIGNS_KEPT_FOR
 from experiment_domain.usecases.compaction import compact_telemetry
 from experiment_domain.usecases.services import Services, Work
@@ -78,12 +80,29 @@ async def _in_parts(services: Services, is_over: IsOver, do: Callable[[Work], Aw
     return count
 
 
+async def time_out_hung_runs(services: Services, is_over: IsOver) -> int:
+    """Warn about running runs that have been silent for too long, and fail those that stayed so; how many failed."""
+    async with services.begin(System()) as work:
+        await work.runs.warn_silent()
+        hung = await work.runs.hung()
+    failed = 0
+    for run_id in hung:
+        if is_over():
+            break
+        # One that has a backfill under way is left for the next time.
+        with suppress(Conflict):
+            async with services.begin(System()) as work:
+                failed += await work.runs.time_out(run_id) is not None
+    return failed
+
+
 CHORES: Mapping[str, Routine] = {
     "compact_telemetry": Routine(compact_telemetry, timedelta(seconds=15)),
     "bury_webhook_deliveries": Routine(bury_webhook_deliveries, timedelta(seconds=30)),
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
     "forget_webhook_deliveries": Routine(forget_webhook_deliveries, HOUR),
+    "time_out_hung_runs": Routine(time_out_hung_runs, timedelta(seconds=10)),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from experiment_domain.audit import KINDS, AuditRecord
-from experiment_domain.kernel.access import Caller, Grants, Role
+from experiment_domain.kernel.access import Caller, Grants, Role, System
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.entity import Change, Entity, Removing, Repository, StatusChange, differences
 from experiment_domain.kernel.events import Event, RecordedEvent
@@ -25,6 +25,7 @@ class Recorder:
         self.caller = caller
         self.ids = ids
         self.clock = clock
+        self._alive: set[UUID] = set()
         self._grants: Grants | None = None
         self._now: datetime | None = None
 
@@ -48,6 +49,15 @@ class Recorder:
     async def grant(self, project_id: UUID, role: Role) -> None:
         """Let the rest of this unit of work know of a role that it gave to its own caller."""
         self._grants = (await self.grants()).with_role(project_id, role)
+
+    def sign_of_life(self, run_id: UUID) -> None:
+        """Note that a run is alive. It is kept at the very end, when nothing is waited for any more."""
+        self._alive.add(run_id)
+
+    def finish(self) -> None:
+        """Keep what was noted on the way; the commit follows."""
+        if self._alive:
+            self.uow.vigils.renew(self._alive)
 
     async def keep(
         self,
@@ -156,6 +166,8 @@ class Recorder:
                 for change in changes
             )
         )
+        if not isinstance(self.caller.principal, System):
+            self._alive.update(run_id for change in changes if (run_id := _run_of(noun, change)) is not None)
         await self.emit(*(event for change in changes for event in change.events))
 
     def _audit_record(
@@ -204,3 +216,8 @@ def _is_transition(change: Change[Any]) -> bool:
     source = getattr(change.before, "status", None)
     target = getattr(change.after, "status", None)
     return source is not None and target is not None and source != target
+
+
+def _run_of(noun: str, change: Change[Any]) -> UUID | None:
+    """The run that is changed, or that what is changed belongs to."""
+    return change.result.id if noun == "run" else getattr(change.result, "run_id", None)

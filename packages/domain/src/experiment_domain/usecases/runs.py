@@ -6,13 +6,13 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from experiment_domain.captures import CaptureSession
+from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.experiments import Experiment, check_sort
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Change, Lock, Page, Position, StatusChange
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal
 from experiment_domain.kernel.values import checked_ids
-from experiment_domain.runs import Run, RunFilter, RunSensor, RunStatus, Tagging
+from experiment_domain.runs import TIMED_OUT, Run, RunFilter, RunSensor, RunStatus, Tagging
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
 BULK_RUNS = 500
@@ -142,6 +142,49 @@ class RunUseCases(UseCases):
     ) -> Run:
         """running → failed."""
         return await self._end(await self._locked(permit, run_id, if_version), RunStatus.FAILED, "fail", reason)
+
+    @requires(Permission.EDIT)
+    async def heartbeat(self, permit: Permit, run_id: UUID) -> Run:
+        """A sign of life of a running run, whoever gives it; nothing else changes."""
+        run = await permit.holds(await self.uow.runs.get(run_id), "run")
+        run.check_running()
+        self.recorder.sign_of_life(run_id)
+        return run
+
+    @requires(Permission.WORK)
+    async def warn_silent(self, permit: Permit, *, most: int = BULK_RUNS) -> Sequence[UUID]:
+        """Warn about running runs that have been silent for too long: which."""
+        permit.service()
+        silent = await self.uow.vigils.warn(most=most)
+        if silent:
+            runs = await self.uow.runs.several(silent)
+            await self.recorder.emit(*(run.warn_silent(at=self.recorder.now) for run in runs.values()))
+        return silent
+
+    @requires(Permission.WORK)
+    async def hung(self, permit: Permit, *, most: int = BULK_RUNS) -> Sequence[UUID]:
+        """Running runs that were warned about, and have been silent since."""
+        permit.service()
+        return await self.uow.vigils.hung(most=most)
+
+    @requires(Permission.WORK)
+    async def time_out(self, permit: Permit, run_id: UUID) -> Run | None:
+        """running → failed, with its running session; None where it has given a sign of life meanwhile."""
+        permit.service()
+        run = await self.uow.runs.get(run_id, Lock.UPDATE)
+        sessions = await self.uow.captures.of_runs([run_id], Lock.UPDATE)
+        # With the sessions held, no batch is on its way any more: what came before has given its sign.
+        if run is None or not await self.uow.vigils.is_hung(run_id):
+            return None
+        stopped = [
+            session.stop(CaptureStatus.FAILED, at=self.recorder.now, reason=TIMED_OUT)
+            for session in sessions
+            if session.status is CaptureStatus.RUNNING
+        ]
+        await self.recorder.keep_all(self.uow.captures, stopped, "capture_session", "stop", reason=TIMED_OUT)
+        active = (await self.uow.captures.active_in([run_id])).get(run_id, ())
+        change = run.time_out(active_sessions=active, at=self.recorder.now)
+        return await self.recorder.keep(self.uow.runs, change, "run", "time_out", reason=TIMED_OUT)
 
     @requires(Permission.OWN)
     async def archive(

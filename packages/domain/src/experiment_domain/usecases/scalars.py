@@ -23,6 +23,7 @@ class ScalarUseCases(UseCases):
         known = await self.uow.scalars.hold(run_id, names)
         scalars = numbered(values, known, self.recorder.now)
         self.uow.scalars.append(run_id, scalars)
+        self.recorder.sign_of_life(run_id)
         await self.recorder.audit(
             "run", str(run_id), run.project_id, "log_metrics", after={"values": len(scalars), "names": names[:20]}
         )

@@ -141,6 +141,10 @@ class Work:
         """The present moment. What is changed has another one: that at which everything it needs was locked."""
         return self._recorder.clock.now()
 
+    def finish(self) -> None:
+        """Keep what is to be kept last, before the commit."""
+        self._recorder.finish()
+
     async def check_caller(self) -> None:
         """Raise `Unauthenticated` unless the caller is still known: a sensor's token may have been rotated."""
         await self._recorder.grants()
@@ -168,7 +172,9 @@ class Services:
         """A unit of work for commands."""
         caller = caller if isinstance(caller, Caller) else Caller(principal=caller)
         async with self.units_of_work.begin(caller.principal) as uow:
-            yield Work(uow, caller, self)
+            work = Work(uow, caller, self)
+            yield work
+            work.finish()
             await uow.commit()
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ from experiment_http.times import Moment, Timestamp
 from experiment_http.v1.values import (
     ENTITY,
     CreatedQuery,
+    Empty,
     Json,
     Name,
     Reason,
@@ -303,6 +304,21 @@ async def fail_run(work: Work, run_id: UUID, if_version: int | None, body: Trans
     Refused while a capture session of it is active (`active_capture_sessions`).
     """
     return await work.runs.fail(run_id, if_version=if_version, **given(body or Transition()))
+
+
+@operations.post("/runs/{run_id:uuid}/heartbeat", RunUseCases.heartbeat, ONE)
+async def run_heartbeat(
+    work: Work,
+    run_id: UUID,
+    body: Empty | None = None,  # noqa: ARG001 - an object without fields is as good as nothing
+) -> Run:
+    """Give a sign of life of a running run.
+
+    Readings and commands are signs of life as well. A run that gives none for its `auto_close_after`, or its project's,
+    is warned about (`run.fell_silent`), and fails after a grace of as long again, 10 s at least and a minute at most
+    (`run.timed_out`), its running capture session with it. A sign of life within the grace keeps it.
+    """
+    return await work.runs.heartbeat(run_id)
 
 
 @operations.post("/runs/{run_id:uuid}/archive", RunUseCases.archive, ONE)

@@ -1,0 +1,63 @@
+"""The last signs of life of runs, in PostgreSQL."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from experiment_adapters.postgres.statements import Statements
+from experiment_domain import vigils
+from experiment_domain.vigils import RunVigils
+
+# Running runs are few, and have an index of their own. The clock itself is asked, not the time at which the transaction
+# began: it may have waited for a lock.
+_WATCHED = """
+FROM runs JOIN projects ON projects.id = runs.project_id
+JOIN run_vigils ON run_vigils.run_id = runs.id
+CROSS JOIN LATERAL (SELECT coalesce(runs.auto_close_after, projects.auto_close_after) AS seconds) AS allowed
+WHERE runs.status = 'running'
+"""
+_WARN = f"""
+WITH silent AS (
+    SELECT run_vigils.run_id {_WATCHED} AND warned_at IS NULL
+        AND alive_at < clock_timestamp() - make_interval(secs => allowed.seconds) - %s
+    ORDER BY run_vigils.run_id LIMIT %s FOR NO KEY UPDATE OF run_vigils SKIP LOCKED
+)
+UPDATE run_vigils SET warned_at = clock_timestamp() FROM silent WHERE run_vigils.run_id = silent.run_id
+RETURNING run_vigils.run_id
+"""
+_HUNG = f"""
+SELECT run_vigils.run_id {_WATCHED}
+    AND warned_at < clock_timestamp() - least(greatest(make_interval(secs => allowed.seconds), %s), %s)
+"""
+
+
+class PostgresVigils(RunVigils):
+    """Keeps them in `run_vigils`, apart from the runs: they change often, and are nobody's edits."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    def renew(self, run_ids: Collection[UUID]) -> None:
+        self._statements.write(
+            "INSERT INTO run_vigils (run_id, alive_at)"
+            " SELECT id, clock_timestamp() FROM runs WHERE id = ANY(%s) ORDER BY id"
+            " ON CONFLICT (run_id) DO UPDATE SET alive_at = excluded.alive_at, warned_at = NULL",
+            [sorted(run_ids)],
+        )
+
+    async def warn(self, *, most: int) -> Sequence[UUID]:
+        self._statements.check_writes()
+        answer = self._statements.ask(_WARN, [vigils.READINGS_COUNT_EVERY, most])
+        return [run_id for (run_id,) in await answer.rows()]
+
+    async def hung(self, *, most: int) -> Sequence[UUID]:
+        answer = self._statements.ask(f"{_HUNG} ORDER BY run_vigils.run_id LIMIT %s", [*_grace(), most])
+        return [run_id for (run_id,) in await answer.rows()]
+
+    async def is_hung(self, run_id: UUID) -> bool:
+        answer = self._statements.ask(f"SELECT EXISTS ({_HUNG} AND runs.id = %s)", [*_grace(), run_id])
+        return await answer.value()
+
+
+def _grace() -> tuple[timedelta, timedelta]:
+    return vigils.SHORTEST_GRACE, vigils.LONGEST_GRACE
