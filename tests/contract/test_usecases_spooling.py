@@ -23,7 +23,7 @@ from experiment_domain.telemetry.batches import Batch, Column, micros
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
-from experiment_domain.usecases.spooling import Reception, Spooled, drain_spool
+from experiment_domain.usecases.spooling import Kept, Reception, Spooled, drain_spool
 from experiment_domain.usecases.telemetry import Accepted
 from keeping import ask
 from laboratory import Laboratory, token_of
@@ -76,7 +76,13 @@ class Rig:
             async with self.services.begin(caller) as work:
                 return await work.telemetry.ingest(batch)
 
-        return await self.reception.receive(caller, batch, store, lambda _: promise)
+        found = await self.reception.receive(caller, [batch], store, lambda _: promise)
+        if not isinstance(found, Kept):
+            return found
+        (outcome,) = found.outcomes
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
 
     async def get_known(self) -> None:
         """A batch is accepted, as one was before the database went away."""
@@ -175,7 +181,7 @@ async def test_who_waits_stays_known(rig: Rig, runner: object) -> None:
         raise AssertionError("its batches go behind those that wait")
 
     caller = Caller(principal=token_of(rig.made))
-    assert isinstance(await other.receive(caller, batch, store), Spooled)
+    assert await other.receive(caller, [batch], store) == Kept([Spooled(accepted=1, capture_session_id=None)])
     assert other.is_taking
     assert not Reception(Services(units_of_work=rig.door), MemorySpool()).is_taking
 

@@ -18,6 +18,7 @@ from experiment_adapters.spool.files import FileSpool
 from experiment_adapters.spool.settings import SpoolSettings
 from experiment_domain.unit_of_work import UnitsOfWork
 from http_api import Client, World, app_over, new_world, refusal
+from socket_line import Line
 
 BASE = 1_773_051_273_000_000
 
@@ -172,6 +173,32 @@ async def test_a_lost_answer_to_a_commit(units_of_work: UnitsOfWork, tmp_path: P
         assert (await place.send(1.0, batch_id="b-1")).json()["duplicate"] is True
         series = await place.world.editor.done("GET", f"/capture-sessions/{place.world.session_id}/series")
         assert [one["count"] for one in series["items"]] == [3]
+
+
+async def test_frames_of_sockets_wait_as_well(units_of_work: UnitsOfWork, tmp_path: Path, runner: object) -> None:
+    async with placed(units_of_work, tmp_path / "spool") as place:
+
+        def frame(seq: int, *values: float, **more: Any) -> Any:
+            return {"seq": seq, "columns": [{"timestamps": [BASE] * len(values), "values": values}], **more}
+
+        async with Line(place.app, place.world.sensor.token) as socket:
+            assert (await socket.ask(frame(1, 1.0)))["accepted"] == 1
+            place.door.is_shut = True
+            kept = {"accepted": 1, "spooled": True, "capture_session_id": None}
+            assert await socket.ask(frame(2, 2.0)) == {"seq": 2, **kept}
+            assert (await socket.ask(frame(3)))["error"]["code"] == "invalid"
+            assert (await place.send(3.0)).status_code == 202
+            assert await socket.ask(frame(4, 4.0)) == {"seq": 4, **kept}
+            # Whoever is known may open a socket, and nobody else.
+            async with Line(place.app, place.world.sensor.token) as other:
+                assert await other.ask(frame(1, 5.0)) == {"seq": 1, **kept}
+            await Line(place.app, f"xps_{uuid4().hex}").refused(503, "unavailable")
+            assert await place.metric("experiment_spool_kept_total") == 4
+            place.door.is_shut = False
+            await place.drained(4)
+            assert await place.values() == [5.0]
+            assert (await socket.ask(frame(5, 6.0)))["duplicate"] is False
+        assert await place.values() == [6.0]
 
 
 async def test_what_is_refused_later_is_told(units_of_work: UnitsOfWork, tmp_path: Path, runner: object) -> None:

@@ -17,7 +17,6 @@ from litestar.types import Receive, Send
 
 from experiment_domain.kernel.access import Caller, Permission
 from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound, Refusal, Unauthenticated
-from experiment_domain.usecases import Services
 from experiment_http import problems, queries
 from experiment_http.callers import principal_of
 from experiment_http.causes import cause_of
@@ -96,7 +95,7 @@ class Socket:
 
     path: str
     use_case: Callable[..., Any]
-    begin: Callable[[Services, Caller], Conversation]
+    begin: Callable[[Api, Caller], Conversation]
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(getattr(self.use_case, "permission", None), Permission):
@@ -115,9 +114,7 @@ class Socket:
                 check_origin(headers, "sockets")
                 queries.nothing_in(queries.pairs_of(scope["query_string"]))
                 principal = await principal_of(_with_token(headers, scope), api.authenticator)
-                conversation = self.begin(
-                    api.services, Caller(principal=principal, request_id=identity, address=address)
-                )
+                conversation = self.begin(api, Caller(principal=principal, request_id=identity, address=address))
                 await conversation.check()
             except Refusal as refusal:
                 await _refuse(path, refusal, identity, send)

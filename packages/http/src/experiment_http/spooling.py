@@ -1,9 +1,9 @@
 """The spool at the edge: what is answered to batches that wait, how they are drained, and what is told of them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 import structlog
@@ -13,14 +13,16 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from experiment_domain.kernel.access import Caller
-from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.kernel.errors import Refusal, Unavailable
 from experiment_domain.spool import Promise, Spool, SpoolFull, WaitingBatch
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.usecases import Services
-from experiment_domain.usecases.spooling import Reception, Spooled, drain_spool
+from experiment_domain.usecases.spooling import Kept, Reception, Spooled, drain_spool
 from experiment_http.answers import Answer, One, View
 from experiment_http.causes import cause_of
 from experiment_http.idempotency import Answers, Attempt
+
+T = TypeVar("T")
 
 LOOKING = 0.25
 """Seconds between two looks whether something waits."""
@@ -88,17 +90,29 @@ class Spooling:
                 return None
             return answers.promise(attempt, SPOOLED.answer(spooled, str), self._services.clock.now())
 
-        try:
-            found = await self.reception.receive(caller, batch, store, promise)
-        except SpoolFull:
-            self._rejected.inc()
-            raise
-        if isinstance(found, Promise):
+        found = await self.receive(caller, [batch], store, promise)
+        if not isinstance(found, Kept):
+            return found
+        (outcome,) = found.outcomes
+        if isinstance(outcome, Refusal):
+            raise outcome
+        if isinstance(outcome, Promise):
             assert attempt is not None  # noqa: S101 - a promise is only made to who has a key
-            return answers.promised(attempt, found)
-        if isinstance(found, Spooled):
-            self._kept.inc()
-            return SPOOLED.answer(found, str)
+            return answers.promised(attempt, outcome)
+        return SPOOLED.answer(outcome, str)
+
+    async def receive(
+        self,
+        caller: Caller,
+        batches: Sequence[Batch],
+        store: Callable[[], Awaitable[T]],
+        promise: Callable[[Spooled], Promise | None] = lambda _: None,
+    ) -> T | Kept:
+        """What `store` answers, or, while the database is away, what became of each batch."""
+        found = await self.reception.receive(caller, batches, store, promise)
+        if isinstance(found, Kept):
+            self._kept.inc(sum(isinstance(outcome, Spooled) for outcome in found.outcomes))
+            self._rejected.inc(sum(isinstance(outcome, SpoolFull) for outcome in found.outcomes))
         return found
 
     @asynccontextmanager

@@ -45,6 +45,13 @@ class Spooled:
     capture_session_id: UUID | None
 
 
+@frozen
+class Kept:
+    """What became of batches that could not be taken to the database, each for itself."""
+
+    outcomes: Sequence[Spooled | Promise | Refusal]
+
+
 class Reception:
     """Lets batches in: to the database, or, while it is away, into the spool.
 
@@ -72,13 +79,13 @@ class Reception:
     async def receive(
         self,
         caller: Caller,
-        batch: Batch,
+        batches: Sequence[Batch],
         store: Callable[[], Awaitable[T]],
         promise: Callable[[Spooled], Promise | None] = lambda _: None,
-    ) -> T | Spooled | Promise:
-        """What `store` answers, which takes the batch to the database; where that is away, that the batch waits.
+    ) -> T | Kept:
+        """What `store` answers, which takes the batches to the database; where that is away, what became of each.
 
-        `promise` makes the answer to be kept for a request with an idempotency key. A promise is returned where the
+        `promise` makes the answer to be kept for a request with an idempotency key. A promise comes back where the
         same request waits already.
         """
         sender = self._sender(caller)
@@ -95,7 +102,11 @@ class Reception:
             else:
                 self.ask_again()
                 return result
-        return await self._keep(caller, sender, batch, promise)
+        return Kept([await self._keep(caller, sender, batch, promise) for batch in batches])
+
+    def knows(self, caller: Caller) -> bool:
+        """Whether batches of the caller would be kept."""
+        return self._sender(caller) is not None
 
     async def _is_caught_up(self, sensor_id: UUID) -> bool:
         """Whether no batch of a sensor waits, in a moment at the latest.
@@ -133,6 +144,14 @@ class Reception:
         return known
 
     async def _keep(
+        self, caller: Caller, sender: Sender, batch: Batch, promise: Callable[[Spooled], Promise | None]
+    ) -> Spooled | Promise | Refusal:
+        try:
+            return await self._kept(caller, sender, batch, promise)
+        except Refusal as refusal:
+            return refusal
+
+    async def _kept(
         self, caller: Caller, sender: Sender, batch: Batch, promise: Callable[[Spooled], Promise | None]
     ) -> Spooled | Promise:
         now = self._services.clock.now()

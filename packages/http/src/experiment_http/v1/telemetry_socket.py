@@ -7,11 +7,13 @@ from attrs import frozen
 from experiment_domain.kernel.access import Caller
 from experiment_domain.kernel.errors import Forbidden, Refusal, Unauthenticated, Unavailable
 from experiment_domain.sensors import OutOfService
+from experiment_domain.spool import Promise
 from experiment_domain.telemetry.batches import Batch
-from experiment_domain.usecases import Services, Work
+from experiment_domain.usecases import Work
+from experiment_domain.usecases.spooling import Kept, Spooled
 from experiment_domain.usecases.telemetry import Accepted, TelemetryUseCases
 from experiment_http.answers import Nothing
-from experiment_http.operations import API, Operations
+from experiment_http.operations import API, Api, Operations
 from experiment_http.problems import TooLarge, UpgradeRequired
 from experiment_http.sockets import Closing, Code, Conversation, Data, Reply, Socket, refused
 from experiment_http.v1 import telemetry_in
@@ -20,6 +22,7 @@ from experiment_http.v1.batches import frame_from
 TOGETHER = 50_000
 """Batches are stored in one transaction as long as they hold no more readings than these."""
 PATH = "/telemetry/ws"
+Outcome = Accepted | Spooled | Refusal
 
 operations = Operations(telemetry_in.operations.tag, telemetry_in.operations.about)
 
@@ -28,13 +31,17 @@ operations = Operations(telemetry_in.operations.tag, telemetry_in.operations.abo
 class TelemetryConversation(Conversation):
     """Frames of one sensor. Those that wait and go to the same session are stored in one transaction."""
 
-    services: Services
+    api: Api
     caller: Caller
 
     async def check(self) -> None:
         """Refuse unless batches of the caller would be taken in."""
-        async with self.services.read(self.caller) as work:
-            await work.telemetry.check_sender()
+        try:
+            async with self.api.services.read(self.caller) as work:
+                await work.telemetry.check_sender()
+        except Unavailable:
+            if self.api.spooling is None or not self.api.spooling.reception.knows(self.caller):
+                raise
 
     async def replies(self, frames: Sequence[Data]) -> Sequence[Reply]:
         """Store the batches of the first frames, or tell what is wrong with the first one."""
@@ -45,11 +52,21 @@ class TelemetryConversation(Conversation):
         outcomes = await self._stored([batch for _, batch in batches])
         return [_reply(seq, outcome) for (seq, _), outcome in zip(batches, outcomes, strict=False)]
 
-    async def _stored(self, batches: Sequence[Batch]) -> Sequence[Accepted | Refusal]:
+    async def _stored(self, batches: Sequence[Batch]) -> Sequence[Outcome]:
         """What became of the batches; of the first one alone, where they cannot be stored together."""
-        try:
-            async with self.services.begin(self.caller) as work:
+
+        async def store() -> Sequence[Outcome]:
+            async with self.api.services.begin(self.caller) as work:
                 return await work.telemetry.ingest_all(batches)
+
+        try:
+            if self.api.spooling is None:
+                return await store()
+            found = await self.api.spooling.receive(self.caller, batches, store)
+            if not isinstance(found, Kept):
+                return found
+            # Frames have no idempotency keys, so that nothing is promised.
+            return [outcome for outcome in found.outcomes if not isinstance(outcome, Promise)]
         except Unavailable as refusal:
             return [refusal] * len(batches)
         except Refusal as refusal:
@@ -69,9 +86,12 @@ def _following(first: Batch, frames: Sequence[Data]) -> Iterator[tuple[int | Non
         yield frame.seq, frame.batch
 
 
-def _reply(seq: int | None, outcome: Accepted | Refusal) -> Reply:
+def _reply(seq: int | None, outcome: Outcome) -> Reply:
     if isinstance(outcome, Refusal):
         return _refusal(seq, outcome)
+    if isinstance(outcome, Spooled):
+        session_id = outcome.capture_session_id
+        return Reply({"seq": seq, "accepted": outcome.accepted, "spooled": True, "capture_session_id": session_id})
     return Reply(
         {
             "seq": seq,
@@ -108,7 +128,9 @@ async def open_telemetry_socket(work: Work) -> None:
     `bearer.<token>`. A text frame is the message of `POST /telemetry` in JSON, a binary one the same in MessagePack,
     each with a number `seq` of the client's. It is answered, in order and when it is durable, by
     `{"seq": …, "accepted": …, "late": …, "duplicate": …, "capture_session_id": …}`, or by
-    `{"seq": …, "error": {"code": …, "status": …, "detail": …, "errors": …}}`, which leaves the others as they are.
+    `{"seq": …, "error": {"code": …, "status": …, "detail": …, "errors": …}}`, which leaves the others as they are. A
+    batch that is kept on the service's disk while its database is away is answered by
+    `{"seq": …, "accepted": …, "spooled": true, "capture_session_id": …}`.
 
     A client need not wait for answers: frames are read as fast as they are stored, and what it sends faster than that
     waits in its own network buffers. Frames that were not answered when a socket closed are sent again on the next
