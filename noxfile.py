@@ -73,7 +73,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """The state machines, the fuzzing, the workers and what is read live at full length."""
+    """The state machines, the fuzzing, the workers, the crashes and what is read live at full length."""
     session.run(
         PYTHON,
         "-m",
@@ -82,6 +82,7 @@ def nightly(session: nox.Session) -> None:
         "tests/http",
         "tests/e2e/test_workers.py",
         "tests/e2e/test_relay.py",
+        "tests/e2e/test_crashes.py",
         "tests/contract/test_relays.py",
         "tests/contract/test_event_feed.py",
         "tests/contract/test_live.py",
