@@ -80,6 +80,8 @@ def nightly(session: nox.Session) -> None:
         "pytest",
         "tests/stateful",
         "tests/http",
+        "tests/contract/test_storage.py",
+        "tests/e2e/test_killed_workers.py",
         "tests/e2e/test_workers.py",
         "tests/e2e/test_relay.py",
         "tests/e2e/test_crashes.py",

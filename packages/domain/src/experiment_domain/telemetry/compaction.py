@@ -13,10 +13,10 @@ from uuid import UUID
 
 from attrs import frozen
 
-FULL = 4_096
-"""How many readings a merged chunk has, about: larger ones save no more space, and are slower to open for a few."""
-WORTH = 800
-"""Chunks that have fewer readings than this on average are worth merging."""
+FULL = 16_384
+"""How many readings a merged chunk has, about. Each keeps a page of every index to itself: smaller ones take more."""
+SMALL = 800
+"""Only where there is a chunk of fewer readings than this, it is worth moving those that follow each other."""
 RUN = 32
 """So many small chunks at the end of a series are merged before there is enough for a full one."""
 
@@ -65,7 +65,7 @@ def choose(headers: Sequence[ChunkHeader], done: int, *, is_settled: bool) -> Ch
         if not is_closed:
             break
         done = group[-1].position
-        if len(group) > 1 and sum(chunk.count for chunk in group) < WORTH * len(group):
+        if len(group) > 1 and any(chunk.count < SMALL for chunk in group):
             return Choice(chunks=group, done=done)
         start += len(group)
     tail = headers[start:]
@@ -90,13 +90,13 @@ def _group(headers: Sequence[ChunkHeader], start: int) -> Sequence[ChunkHeader]:
 
 
 def mark(key: str, digest: bytes) -> int:
-    """What a batch is known by once its receipt is gone: 64 bits of its identity and its content together.
+    """What a batch is known by once its receipt is gone: 32 bits of its identity and its content together.
 
-    It is looked for only among the marks of batches of the same sensor and session that began at about the same time,
-    at most some thousands: that another batch has the same is as likely as one in 10¹⁵.
+    It is looked for only among the marks of batches of the same sensor that began at about the same time. Another
+    batch may have the same by chance: where one is found, the readings are looked for as well.
     """
     found = hashlib.sha256(len(key).to_bytes(4) + key.encode() + digest).digest()
-    return int.from_bytes(found[:8], signed=True)
+    return int.from_bytes(found[:4], signed=True)
 
 
 class Compaction(Protocol):

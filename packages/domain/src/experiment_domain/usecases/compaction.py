@@ -7,7 +7,7 @@ from experiment_domain.kernel.access import System
 from experiment_domain.telemetry.compaction import Pile
 from experiment_domain.usecases.services import Services
 
-LAG = timedelta(minutes=2)
+LAG = timedelta(minutes=1)
 """How long batches are left as they came: who reads them live, and lost the connection, goes on batch by batch."""
 QUIET = timedelta(minutes=10)
 """When no batch has come for so long, those that are there are merged however few they are."""

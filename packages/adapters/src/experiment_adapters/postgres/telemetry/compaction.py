@@ -97,13 +97,13 @@ ORDER BY id DESC LIMIT 1 FOR UPDATE
 _ADD_MARKS = """
 INSERT INTO telemetry_marks
     (capture_session_id, sensor_id, late, starts_at, ends_at, received_from, received_to, readings, marks)
-VALUES (%s, %s, %s, %s::timestamptz, %s::timestamptz, %s, %s, %s, %s::bigint[])
+VALUES (%s, %s, %s, %s::timestamptz, %s::timestamptz, %s, %s, %s, %s::integer[])
 """
 _MORE_MARKS = """
 UPDATE telemetry_marks SET starts_at = least(starts_at, %s::timestamptz), ends_at = greatest(ends_at, %s::timestamptz),
     received_from = least(received_from, %s), received_to = greatest(received_to, %s), readings = readings + %s,
-    marks = marks || %s::bigint[]
-WHERE id = %s
+    marks = marks || %s::integer[]
+WHERE capture_session_id = %s AND sensor_id = %s AND late = %s AND id = %s
 """
 
 HEADERS = 5_000
@@ -261,7 +261,7 @@ class PostgresCompaction(Compaction):
 
     async def _keep_marks(self, pile: Pile, receipts: Sequence[Row], *, late: bool, is_dated: bool) -> None:
         """Keep marks with others like them; those whose beginning is not known are looked through for any batch."""
-        marks = array("q", [mark(key, digest) for key, digest, *_ in receipts])
+        marks = array("i", [mark(key, digest) for key, digest, *_ in receipts])
         times: list[Any] = [
             min(row[5] for row in receipts) if is_dated else "-infinity",
             max(row[5] for row in receipts) if is_dated else "infinity",
@@ -272,6 +272,6 @@ class PostgresCompaction(Compaction):
         of_sensor: list[Any] = [pile.capture_session_id, pile.sensor_id, late]
         last = await self._statements.ask(_LAST_MARKS, [*of_sensor, not is_dated]).row()
         if last is not None and last[1] + len(marks) <= MARKS:
-            self._statements.write(_MORE_MARKS, [*times, marks.tolist(), last[0]])
+            self._statements.write(_MORE_MARKS, [*times, marks.tolist(), *of_sensor, last[0]])
         else:
             self._statements.write(_ADD_MARKS, [*of_sensor, *times, marks.tolist()])

@@ -45,7 +45,17 @@ _MARKED = """
 SELECT capture_session_id, late, received_to FROM telemetry_marks
 WHERE sensor_id = %s AND ends_at >= %s AND starts_at <= %s AND (%s::uuid IS NULL OR capture_session_id = %s)
     AND %s = ANY(marks)
-ORDER BY received_to DESC LIMIT 1
+ORDER BY received_to DESC
+"""
+_RECEIVED = """
+SELECT timestamps, "values" FROM telemetry_series AS series JOIN telemetry_chunks AS chunk
+    ON chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id
+WHERE series.capture_session_id = %s AND sensor_id = %s AND signal = %s AND ends_at >= %s AND starts_at <= %s
+UNION ALL
+SELECT timestamps, "values" FROM telemetry_series AS series JOIN telemetry_overridden AS aside
+    ON aside.capture_session_id = series.capture_session_id AND aside.series_id = series.id
+WHERE series.capture_session_id = %s AND sensor_id = %s AND signal = %s
+    AND timestamps[cardinality(timestamps)] >= %s AND timestamps[1] <= %s
 """
 _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
@@ -201,19 +211,37 @@ class PostgresTelemetry(TelemetryStore):
         if begins is None:
             return None
         at, wanted = moment(begins), mark(batch.key, batch.digest)
-        row = await self._statements.ask(_MARKED, [sensor_id, at, at, session_id, session_id, wanted]).row()
-        if row is None:
-            return None
-        capture_session_id, late, received_at = row
-        return Receipt(
-            capture_session_id=capture_session_id,
-            sensor_id=sensor_id,
-            key=batch.key,
-            digest=batch.digest,
-            accepted=len(batch),
-            late=len(batch) if late else 0,
-            received_at=received_at,
-        )
+        rows = await self._statements.ask(_MARKED, [sensor_id, at, at, session_id, session_id, wanted]).rows()
+        for capture_session_id, late, received_at in rows:
+            if await self._holds(capture_session_id, sensor_id, batch):
+                return Receipt(
+                    capture_session_id=capture_session_id,
+                    sensor_id=sensor_id,
+                    key=batch.key,
+                    digest=batch.digest,
+                    accepted=len(batch),
+                    late=len(batch) if late else 0,
+                    received_at=received_at,
+                )
+        return None
+
+    async def _holds(self, session_id: UUID, sensor_id: UUID, batch: Batch) -> bool:
+        """Whether all readings of a batch are stored, be it as overridden ones."""
+        for column in filter(len, batch.columns):
+            first, last = map(moment, column.span)
+            where = [session_id, sensor_id, column.signal, first, last]
+            missing = set(zip(column.timestamps, column.values, strict=True))
+            for timestamps, values in await self._statements.ask(_RECEIVED, [*where, *where]).rows():
+                low, high = (
+                    np.searchsorted(timestamps, column.span[0]),
+                    np.searchsorted(timestamps, column.span[1], "right"),
+                )
+                missing.difference_update(zip(timestamps[low:high].tolist(), values[low:high].tolist(), strict=True))
+                if not missing:
+                    break
+            if missing:
+                return False
+        return True
 
     def append(self, *intakes: Intake) -> None:
         receipts = [intake.receipt for intake in intakes]

@@ -22,7 +22,7 @@ CREATE INDEX telemetry_overridden_by_series ON telemetry_overridden (capture_ses
 COMMENT ON TABLE telemetry_overridden IS 'Readings that were overridden by later ones, and are read by nobody; positions tell in which order they were received.';
 
 CREATE TABLE telemetry_marks (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id bigint GENERATED ALWAYS AS IDENTITY,
     capture_session_id uuid NOT NULL,
     sensor_id uuid NOT NULL,
     late boolean NOT NULL,
@@ -31,12 +31,12 @@ CREATE TABLE telemetry_marks (
     received_from timestamptz NOT NULL,
     received_to timestamptz NOT NULL,
     readings bigint NOT NULL,
-    marks bigint[] NOT NULL
+    marks integer[] NOT NULL,
+    PRIMARY KEY (capture_session_id, sensor_id, late, id)
 );
 ALTER TABLE telemetry_marks ALTER marks SET STORAGE EXTERNAL;
 CREATE INDEX telemetry_marks_by_time ON telemetry_marks (sensor_id, ends_at);
-CREATE INDEX telemetry_marks_of_session ON telemetry_marks (capture_session_id, sensor_id, late, id);
-COMMENT ON TABLE telemetry_marks IS 'What is left of receipts: 64 bits for each batch, by which the same one is known again.';
+COMMENT ON TABLE telemetry_marks IS 'What is left of receipts: 32 bits for each batch, by which the same one is known again, together with its readings.';
 COMMENT ON COLUMN telemetry_marks.starts_at IS 'The earliest beginning of these batches; ends_at is the latest beginning.';
 COMMENT ON COLUMN telemetry_marks.late IS 'Whether they came late.';
 
