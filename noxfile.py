@@ -83,6 +83,7 @@ def nightly(session: nox.Session) -> None:
         "tests/contract/test_storage.py",
         "tests/e2e/test_killed_workers.py",
         "tests/e2e/test_workers.py",
+        "tests/e2e/test_streams.py",
         "tests/e2e/test_relay.py",
         "tests/e2e/test_crashes.py",
         "tests/contract/test_relays.py",

@@ -59,7 +59,7 @@ def create_app(
     readiness: Mapping[str, Callable[[], Awaitable[None]]],
     lifespan: Sequence[Lifespan] = (),
     spool: Spool | None = None,
-) -> Litestar:
+) -> ExperimentApi:
     """The API over `services`. `readiness` checks what it depends on: each raises where something is away.
 
     With a `spool`, batches of readings wait in it while the database is away.

@@ -3,16 +3,14 @@
 import os
 from collections.abc import Mapping
 
-from litestar import Litestar
-
 from experiment_adapters.compose import authenticator, composed, spool
 from experiment_adapters.logs import configure_logs
 from experiment_adapters.settings import Settings
-from experiment_http.app import create_app
+from experiment_http.app import ExperimentApi, create_app
 from experiment_http.settings import HttpSettings
 
 
-def app(environ: Mapping[str, str] | None = None) -> Litestar:
+def app(environ: Mapping[str, str] | None = None) -> ExperimentApi:
     """The application that the environment describes. Raises `SettingsError`."""
     settings = Settings.from_environment(os.environ if environ is None else environ)
     configure_logs(settings.log)

@@ -1,9 +1,12 @@
 """Streams of server-sent events: what is new, as it comes, for as long as the caller may see it and takes it."""
 
 import asyncio
+import socket
+import struct
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +31,19 @@ AT_ONCE = 64 << 10
 """About so many bytes are sent at once."""
 
 log = structlog.get_logger("experiment_http.streams")
+
+
+EVENT: Mapping[str, Any] = {
+    "type": "object",
+    "description": "One event of the stream: `data` is JSON. Without a name in `event` it is a message.",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
+"""The JSON Schema of an event."""
 
 
 def event(data: Any, *, event_id: str | None = None, name: str | None = None) -> bytes:
@@ -100,7 +116,7 @@ class EventStream:
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _sent: str | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -111,13 +127,16 @@ class EventStream:
         await self._body(send, b"retry: %d\n\n" % RETRY)
         async with self.streams.opened(self):
             # Tasks of its own: what the server runs this in cannot be told to give up waiting.
-            await asyncio.create_task(self._serve(receive, send))
+            is_taken = await asyncio.create_task(self._serve(receive, send))
+        if not is_taken and (client := scope.get("client")) is not None:
+            _hang_up(client[0], int(client[1]))  # the server tells the port as text
 
     def finish(self) -> None:
         """End it: the service stops."""
         self._stopping.set()
 
-    async def _serve(self, receive: Receive, send: Send) -> None:
+    async def _serve(self, receive: Receive, send: Send) -> bool:
+        """Whether what was sent was taken, to the end or until the client left."""
         sending = asyncio.create_task(self._send(send))
         looking = asyncio.create_task(self._look_after())
         others = [asyncio.create_task(_left(receive)), asyncio.create_task(self._stopping.wait())]
@@ -128,14 +147,15 @@ class EventStream:
                 task.cancel()
             await asyncio.gather(sending, looking, *others, return_exceptions=True)
         if others[0] in done or (sending in done and sending.exception() is not None):
-            self._log_failure(sending)
-            return
+            return self._is_taken(sending)
         words = b"" if sending in done else b": restart\n\n"
         if looking in done:
             words = _refused(looking.result())
         with suppress(OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 await self._body(send, words, more=False)
+                return True
+        return False
 
     async def _send(self, send: Send) -> None:
         """Send what comes, until the last of it."""
@@ -202,12 +222,14 @@ class EventStream:
             except Refusal as refusal:
                 return refusal
 
-    def _log_failure(self, sending: "asyncio.Task[None]") -> None:
+    def _is_taken(self, sending: "asyncio.Task[None]") -> bool:
         error = None if sending.cancelled() else sending.exception()
         if isinstance(error, TimeoutError):
             log.info("stream_not_read", topic=self.view.source.topic)
-        elif error is not None and not isinstance(error, OSError | RuntimeError):
+            return False
+        if error is not None and not isinstance(error, OSError | RuntimeError):
             log.error("stream_failed", topic=self.view.source.topic, exc_info=error)
+        return True
 
 
 class Streams:
@@ -264,6 +286,17 @@ def _reset() -> bytes:
     return event(
         {"detail": "What you have seen last is not known here: this goes on from now. Read again."}, name="reset"
     )
+
+
+def _hang_up(host: str, port: int) -> None:
+    """End the connection of a client that takes nothing: the server itself would wait for it to do so, for good."""
+    with suppress(OSError):
+        for path in Path("/proc/self/fd").iterdir():
+            with suppress(OSError), socket.fromfd(int(path.name), socket.AF_INET, socket.SOCK_STREAM) as connection:
+                if connection.getpeername()[:2] == (host, port):
+                    # Nothing of what waits to be sent is kept, either.
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 async def _left(receive: Receive) -> None:

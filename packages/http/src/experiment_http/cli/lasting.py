@@ -1,7 +1,10 @@
 """Granian's server with a rule of its own for processes that end: who is killed is started again, however often."""
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from granian.server.mp import MPServer
@@ -13,6 +16,27 @@ PAUSES = (0.0, 0.0, 0.1, 0.2, 0.5)
 """Seconds before the next process, by the number of short lives in a row."""
 
 log = get_logger("experiment_http.serving")
+
+
+def tell_when_stopping(tell: Callable[[], None]) -> None:
+    """Have a process told that it is to stop, before Granian waits for what is open: it says so only afterwards."""
+    from granian import _signals  # noqa: PLC0415 - not needed where nothing is served
+
+    watch_signals = _signals.set_loop_signals
+
+    def watch(loop: asyncio.AbstractEventLoop) -> Any:
+        stopping = watch_signals(loop)
+
+        def stop() -> None:
+            tell()
+            stopping.set()
+
+        with suppress(NotImplementedError):  # Windows has no signals to speak of
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop)
+        return stopping
+
+    _signals.set_loop_signals = watch
 
 
 class Lives:

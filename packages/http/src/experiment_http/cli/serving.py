@@ -90,12 +90,15 @@ def free_port(host: str, port: int) -> int:
 def _load(_target: str) -> Callable[..., Any]:
     """What a worker process does first; a worker whose server was killed must not keep the port."""
     from experiment_http.cli.guard import end_with_parent_process  # noqa: PLC0415
+    from experiment_http.cli.lasting import tell_when_stopping  # noqa: PLC0415
 
     end_with_parent_process()
     # Granian's own loader would put the current directory before the installed packages.
     from experiment_http.asgi import app  # noqa: PLC0415
 
-    return app()
+    application = app()
+    tell_when_stopping(application.stop)
+    return application
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from experiment_http.bodies import ARROW, MESSAGE_PACK
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
-from experiment_http.streams import EventStreamForm
+from experiment_http.streams import EVENT, EventStreamForm
 
 REF = "#/components/schemas/{name}"
 NOTES = """
@@ -348,7 +348,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
     if media_type == ARROW:
         return {"schema": {"type": "string", "format": "binary"}, "example": "(the same columns in record batches)"}
-    return {"schema": {"type": "string"}, "example": form.text_example}
+    schema = EVENT if isinstance(form, EventStreamForm) else {"type": "string"}
+    return {"schema": schema, "example": form.text_example}
 
 
 def _waits(form: Form[Any], headers: Mapping[str, Any]) -> dict[str, Any]:
