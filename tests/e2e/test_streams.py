@@ -180,7 +180,7 @@ class Reader:
             last = self.parser.last_id
             self.parser = Parser(last_id=last)
             headers = {"Authorization": f"Bearer {self.owner}", **({} if last is None else {"Last-Event-ID": last})}
-            left = chance.randint(5, 200)
+            left = chance.randint(5, max(40, BATCHES // 200))
             with suppress(httpx.TransportError):
                 async with client.stream("GET", f"{self.server.url}{self.path}", headers=headers) as answer:
                     assert answer.status_code in (200, 503), answer.status_code

@@ -20,6 +20,7 @@ from load.lists import filters, lists
 from load.measures import Row, machine, table
 from load.mixed import closed, mixed
 from load.reading import reading
+from load.streams import streams
 
 SCENARIOS: Mapping[str, Scenario] = {
     "mixed": mixed,
@@ -28,6 +29,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "filters": filters,
     "cards": cards,
     "ingest": ingest,
+    "streams": streams,
     "beside": beside,
     "reading": reading,
 }
