@@ -125,7 +125,7 @@ def test_references_lead_somewhere() -> None:
 def test_what_operations_share_stands_once() -> None:
     text = json.dumps(document(), ensure_ascii=False)
     components = document()["components"]
-    for where in ("parameters", "responses"):
+    for where in ("headers", "parameters", "responses"):
         referred = re.findall(rf'"#/components/{where}/([^"]+)"', text)
         assert set(referred) == set(components[where])
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in referred)

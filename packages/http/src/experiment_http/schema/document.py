@@ -90,7 +90,16 @@ PROBLEM: Mapping[str, Any] = {
         },
     },
 }
-REQUEST_ID = {"X-Request-Id": {"description": "The caller's own, or a new one.", "schema": {"type": "string"}}}
+HEADERS: Mapping[str, Any] = {
+    "X-Request-Id": {"description": "The caller's own, or a new one.", "schema": {"type": "string"}},
+    "ETag": {"description": "The version in quotes.", "schema": {"type": "string"}},
+    "Location": {"description": "Where it is found.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "`true` where this is the answer to an earlier sending.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+"""What answers carry, described once."""
 
 
 def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -118,6 +127,7 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
             "schemas": {**_schemas(operations), "Problem": PROBLEM},
             "responses": {_problem_name(status): _problem(status) for status in SUMMARIES},
             "parameters": parameters,
+            "headers": dict(HEADERS),
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -311,16 +321,12 @@ def _header(name: str, description: str, schema: Mapping[str, Any]) -> dict[str,
 
 def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     form = operation.form
-    headers: dict[str, Any] = dict(REQUEST_ID)
-    if form.has_etag:
-        headers["ETag"] = {"description": "The version in quotes.", "schema": {"type": "string"}}
-    if form.has_location:
-        headers["Location"] = {"description": "Where it is found.", "schema": {"type": "string"}}
-    if operation.method == "POST":
-        headers["Idempotency-Replayed"] = {
-            "description": "`true` where this is the answer to an earlier sending.",
-            "schema": {"type": "string", "enum": ["true"]},
-        }
+    carried = {
+        "ETag": form.has_etag,
+        "Location": form.has_location,
+        "Idempotency-Replayed": operation.method == "POST",
+    }
+    headers = _carrying(*(name for name, is_carried in carried.items() if is_carried))
     schema = form.schema(_refer)
     said = "The WebSocket is open." if form.status == 101 else "Done." if operation.is_command else "Found."
     done: dict[str, Any] = {"description": said, "headers": headers}
@@ -336,11 +342,11 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(operation.spooled.status), _waits(operation.spooled, headers)
     if isinstance(form, EventStreamForm) and form.ends:
         description = "The caller has seen the end: nothing comes any more."
-        yield "204", {"description": description, "headers": dict(REQUEST_ID)}
+        yield "204", {"description": description, "headers": _carrying()}
     if form.found is not None:
         yield str(form.found), {**done, "description": "There already."}
     if _revalidates(operation):
-        yield "304", {"description": "The caller has this version already.", "headers": dict(REQUEST_ID)}
+        yield "304", {"description": "The caller has this version already.", "headers": _carrying()}
     for status in sorted(_refusals(operation)):
         yield str(status), {"$ref": f"#/components/responses/{_problem_name(status)}"}
 
@@ -350,6 +356,11 @@ def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
         return {"schema": {"type": "string", "format": "binary"}, "example": "(the same columns in record batches)"}
     schema = EVENT if isinstance(form, EventStreamForm) else {"type": "string"}
     return {"schema": schema, "example": form.text_example}
+
+
+def _carrying(*names: str) -> dict[str, Any]:
+    """References to the headers that an answer carries, besides the one that all carry."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
 def _waits(form: Form[Any], headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -383,7 +394,7 @@ def _problem_name(status: int) -> str:
 
 def _problem(status: int) -> dict[str, Any]:
     summary, code, detail = SUMMARIES[status]
-    headers: dict[str, Any] = dict(REQUEST_ID)
+    headers = _carrying()
     if status == 401:
         headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
     if status == 426:
