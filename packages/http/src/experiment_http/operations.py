@@ -6,7 +6,6 @@ committed before the answer is sent), the names in its path, `body`, `query`, `a
 not come from one unit of work.
 """
 
-import asyncio
 import inspect
 import types
 import typing
@@ -36,8 +35,11 @@ from experiment_http.signatures import Signatory, SignedEvent
 from experiment_http.spooling import Spooling
 from experiment_http.streams import EventStreamForm, Pace, Streams
 from experiment_http.tails import Tails
+from experiment_http.turns import Turns
 
 API = "/api/v1"
+VERIFIED_AT_ONCE = 2
+"""How many callers may have audit logs verified at once, in one process: more would leave no connection to others."""
 PARAMETERS = ("work", "call", "body", "query", "after", "if_version", "known")
 Handler = Callable[..., Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
@@ -54,8 +56,7 @@ class Api:
     answers: idempotency.Answers
     streams: Streams
     spooling: Spooling | None = None
-    verifying: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(1), init=False)
-    """One audit log at a time is verified in a process: many at once would leave no connection to others."""
+    verifying: Turns = field(factory=lambda: Turns(VERIFIED_AT_ONCE), init=False)
 
     @classmethod
     def of(

@@ -20,6 +20,7 @@ from experiment_domain.kernel.entity import Page, Position
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.audit import AuditUseCases
 from experiment_http.answers import Answer, One, Paged, View
+from experiment_http.callers import name_of
 from experiment_http.operations import Call, Operations
 from experiment_http.pagination import PageQuery
 from experiment_http.times import Moment, Timestamp
@@ -208,8 +209,9 @@ async def list_audit_records(work: Work, query: AuditQuery, after: Position | No
 async def verify_audit_log(call: Call, query: VerificationQuery) -> Answer:
     """Walk the hash chain of each project's audit log, and name the links that do not hold.
 
-    A long chain takes seconds. Those who ask at the same time wait for each other, and nobody else for them.
+    A long chain takes seconds. Who asks for several at once gets one after the other.
     """
     anchored = anchored_heads(query.anchor or "")
-    async with call.api.verifying, call.api.services.read(call.caller) as work:
+    turn = call.api.verifying.turn(name_of(call.caller.principal))
+    async with turn, call.api.services.read(call.caller) as work:
         return VERIFIED.answer(await work.audit.verify(query.project_id, anchored=anchored), call.cursor)
