@@ -86,6 +86,7 @@ def nightly(session: nox.Session) -> None:
         "tests/e2e/test_streams.py",
         "tests/e2e/test_relay.py",
         "tests/e2e/test_crashes.py",
+        "tests/e2e/test_webhooks.py",
         "tests/contract/test_relays.py",
         "tests/contract/test_event_feed.py",
         "tests/contract/test_live.py",

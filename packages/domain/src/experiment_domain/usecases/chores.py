@@ -98,7 +98,7 @@ async def time_out_hung_runs(services: Services, is_over: IsOver) -> int:
 
 CHORES: Mapping[str, Routine] = {
     "compact_telemetry": Routine(compact_telemetry, timedelta(seconds=15)),
-    "bury_webhook_deliveries": Routine(bury_webhook_deliveries, timedelta(seconds=30)),
+    "bury_webhook_deliveries": Routine(bury_webhook_deliveries, timedelta(minutes=2)),
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
     "forget_webhook_deliveries": Routine(forget_webhook_deliveries, HOUR),

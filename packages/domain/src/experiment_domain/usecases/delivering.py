@@ -16,17 +16,20 @@ from experiment_domain.usecases.webhooks import about
 from experiment_domain.webhooks.secrets import NoSecretBox, signatures
 from experiment_domain.webhooks.sending import Outcome, WebhookMessage
 
-AT_ONCE = 256
-"""How many attempts one worker makes at once."""
+AT_ONCE = 512
+"""How many attempts one worker makes at once: as many as dozens of endpoints have that never answer, and some."""
 LOOKS_EVERY = 0.2
 """Seconds between two looks for what is due, while attempts are under way."""
-IDLES_FOR = 4.0
-"""Seconds between two looks where nothing was due at the last one, and no hint comes that there is."""
+IDLES_FOR = 10.0
+"""Seconds between two looks where nothing was due at the last one, and no hint comes that there is.
+
+Whoever lost hints, because the connection that listens broke, is given one as soon as there is another connection.
+"""
 SOON = timedelta(minutes=1)
 """Whose next attempt is due within this is remembered, and not only found by looking."""
 STOPS_WITHIN = 0.1
 """Seconds within which who idles notices that it is stopping."""
-GATHERED = 0.01
+GATHERED = 0.02
 """Seconds for which attempts that end are gathered, to be noted in one transaction."""
 
 Ended = tuple[Dispatch, Outcome]
@@ -60,8 +63,7 @@ async def work_off_webhooks(
             while under_way or not is_over():
                 more = False
                 if not is_over():
-                    more = await _fan_out(services)
-                    claimed = await _claim(services, worker, at_once - len(under_way))
+                    more, claimed = await _look(services, worker, at_once - len(under_way))
                     under_way |= {asyncio.create_task(_attempt(services, dispatch)) for dispatch in claimed}
                 if under_way:
                     done = await _ended(under_way, 0 if more else LOOKS_EVERY)
@@ -91,16 +93,11 @@ async def _hint(hints: Hints, until: float, is_over: Callable[[], bool]) -> None
         hint.cancel()
 
 
-async def _fan_out(services: Services) -> bool:
+async def _look(services: Services, worker: UUID, most: int) -> tuple[bool, Collection[Dispatch]]:
+    """Make deliveries of new events, and claim what is due, in one transaction; whether there may be more events."""
     async with services.begin(System()) as work:
-        return await work.webhook_deliveries.fan_out()
-
-
-async def _claim(services: Services, worker: UUID, most: int) -> Collection[Dispatch]:
-    if most <= 0:
-        return ()
-    async with services.begin(System()) as work:
-        return await work.webhook_deliveries.claim(worker, most=most)
+        more = await work.webhook_deliveries.fan_out()
+        return more, await work.webhook_deliveries.claim(worker, most=most) if most > 0 else ()
 
 
 async def _conclude(services: Services, worker: UUID, ended: Sequence[Ended]) -> Iterable[float]:

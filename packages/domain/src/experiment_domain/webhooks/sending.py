@@ -89,7 +89,7 @@ class DeliveryPolicy:
     delays: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 28_800.0, 57_600.0)
     jitter: float = 0.1
     attempt_lasts: timedelta = timedelta(seconds=15)
-    per_endpoint: int = 4
+    per_endpoint: int = 8
     trips_after: int = 10
     rest: timedelta = timedelta(seconds=5)
     longest_rest: timedelta = timedelta(minutes=10)
