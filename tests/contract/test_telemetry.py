@@ -185,6 +185,9 @@ async def test_series_come_by_sensor_and_signal(rig: Rig):
     await rig.deliver(*(a_column([T0 + place], [float(place)], name) for place, name in enumerate(signals)))
     found = await rig.series()
     assert [series.signal for series in found] == sorted(signals)
+    names = await ask(rig.units, lambda uow: uow.telemetry.names(rig.session.id))
+    assert names == [(rig.sensor.id, signal) for signal in sorted(signals)]
+    assert await ask(rig.units, lambda uow: uow.telemetry.names(fresh())) == []
     for series in found:
         place = signals.index(series.signal)
         assert series == Series(

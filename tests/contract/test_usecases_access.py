@@ -174,6 +174,7 @@ USE_CASES: dict[str, Use] = {
     "conversions.history": lambda work, it: work.conversions.history(it.profile.id),
     "telemetry.ingest": lambda work, _: work.telemetry.ingest(a_batch(a_column([0], [1.0]))),
     "telemetry.series": lambda work, it: work.telemetry.series(it.session.id),
+    "telemetry.names": lambda work, it: work.telemetry.names(it.session.id),
     "telemetry.read": lambda work, it: work.telemetry.read(it.readings(), layer=None),
     "telemetry.metrics": lambda work, it: work.telemetry.metrics(it.run.id),
     "telemetry.envelope": lambda work, it: work.telemetry.envelope(it.envelope(), layer=None),

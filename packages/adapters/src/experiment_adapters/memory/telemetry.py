@@ -124,6 +124,10 @@ class MemoryTelemetry(TelemetryStore):
                 )
         return found
 
+    async def names(self, capture_session_id: UUID) -> Sequence[tuple[UUID, str]]:
+        self._transaction.settle()
+        return sorted(key[1:] for key in self._store.series if key[0] == capture_session_id)
+
     async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
         self._transaction.settle()
         series = self._store.series.get((capture_session_id, sensor_id, signal))

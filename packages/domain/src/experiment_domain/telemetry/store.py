@@ -215,6 +215,10 @@ class TelemetryStore(Protocol):
         """Every series of a session, by sensor and signal."""
 
     @abstractmethod
+    async def names(self, capture_session_id: UUID) -> Sequence[tuple[UUID, str]]:
+        """The sensor and signal of every series of a session, in this order; nothing of it is summed up."""
+
+    @abstractmethod
     async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
         """Whether a series exists, and the profile of its current physical layer."""
 

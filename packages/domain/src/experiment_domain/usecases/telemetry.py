@@ -185,6 +185,12 @@ class TelemetryUseCases(UseCases):
         return await self.uow.telemetry.series(session_id)
 
     @requires(Permission.READ)
+    async def names(self, permit: Permit, session_id: UUID) -> Sequence[tuple[UUID, str]]:
+        """The sensor and signal of every series of a session, for those who only want to know which there are."""
+        await permit.holds(await self.uow.captures.get(session_id), "capture session")
+        return await self.uow.telemetry.names(session_id)
+
+    @requires(Permission.READ)
     async def read(self, permit: Permit, query: ReadingQuery, *, layer: Layer | None) -> LayerReadings:
         """Readings of one series. Without a `layer`: physical values where there are any, else raw ones."""
         check_range(query.start, query.end)

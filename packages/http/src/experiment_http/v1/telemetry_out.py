@@ -216,9 +216,9 @@ def edge_of(name: str, edge: int | datetime | None) -> int | None:
 async def _series(work: Work, session_id: UUID, sensor_id: UUID | None, signal: str | None) -> tuple[UUID, str]:
     """The one series that is meant where the query does not say it."""
     found = [
-        (series.sensor_id, series.signal)
-        for series in await work.telemetry.series(session_id)
-        if sensor_id in (None, series.sensor_id) and signal in (None, series.signal)
+        (sensor, name)
+        for sensor, name in await work.telemetry.names(session_id)
+        if sensor_id in (None, sensor) and signal in (None, name)
     ]
     if len(found) == 1:
         return found[0]

@@ -297,6 +297,13 @@ class PostgresTelemetry(TelemetryStore):
             )
         return found
 
+    async def names(self, capture_session_id: UUID) -> Sequence[tuple[UUID, str]]:
+        rows = await self._statements.ask(
+            "SELECT sensor_id, signal FROM telemetry_series WHERE capture_session_id = %s ORDER BY sensor_id, signal",
+            [capture_session_id],
+        ).rows()
+        return [(sensor_id, signal) for sensor_id, signal in rows]
+
     async def layer_of(self, capture_session_id: UUID, sensor_id: UUID, signal: str) -> tuple[bool, UUID | None]:
         row = await self._statements.ask(
             "SELECT profile_id FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s",
