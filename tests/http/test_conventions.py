@@ -114,8 +114,10 @@ async def test_a_websocket_where_there_is_none_is_refused(app: Litestar, runner:
     }
     with captured() as logs:
         await app(scope, receive, send)
-    # Closed before it was accepted: the server answers 403.
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    # Answered as the request that a handshake is.
+    begin, body = sent
+    assert (begin["type"], begin["status"]) == ("websocket.http.response.start", 404)
+    assert (body["type"], json.loads(body["body"])["code"]) == ("websocket.http.response.body", "not_found")
     assert logs == []
 
 
