@@ -12,11 +12,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 ENCRYPTION = {80877103, 80877104}
 """Requests for TLS and GSSAPI, which come before the first message."""
+BRACKETS = {b"BEGIN", b"COMMIT", b"ROLLBACK"}
 
 
 @define
 class Counted:
-    """How many statements went through: each execution of the extended protocol, and each simple query."""
+    """How many statements went through, whichever protocol they came by; what begins and ends transactions is none."""
 
     url: str
     statements: int = 0
@@ -63,6 +64,7 @@ def _connected(known: dict[str, str]) -> socket.socket:
 
 def _count(client: socket.socket, server: socket.socket, counts: Counted) -> None:
     buffer, is_started = b"", False
+    known, bound = dict[bytes, bytes](), b""
     with suppress(OSError):
         while data := client.recv(65_536):
             buffer += data
@@ -74,7 +76,13 @@ def _count(client: socket.socket, server: socket.socket, counts: Counted) -> Non
                 if len(buffer) < length:
                     break
                 if is_started:
-                    counts.add(statements=buffer[:1] in {b"Q", b"E"})
+                    kind, parts = buffer[:1], buffer[5:length].split(b"\0")
+                    if kind == b"P":
+                        known[parts[0]] = parts[1]
+                    elif kind == b"B":
+                        bound = known.get(parts[1], b"")
+                    elif kind in {b"Q", b"E"}:
+                        counts.add(statements=(parts[0] if kind == b"Q" else bound) not in BRACKETS)
                 elif int.from_bytes(buffer[4:8]) not in ENCRYPTION:
                     is_started = True
                 buffer = buffer[length:]

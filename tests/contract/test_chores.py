@@ -38,6 +38,19 @@ async def test_a_new_chore_is_due_and_then_another_workers(units_of_work: UnitsO
     assert await claim(units_of_work) is None
 
 
+async def test_whether_anything_is_due_can_be_asked(units_of_work: UnitsOfWork):
+    new, resting = a_name(), a_name()
+    await claim(units_of_work, resting)
+
+    async def is_due(*names: str) -> bool:
+        return await ask(units_of_work, lambda uow: uow.chores.is_due(names))
+
+    assert [await is_due(new, resting), await is_due(resting), await is_due()] == [True, False, False]
+    async with committed(units_of_work) as uow:
+        uow.chores.done(resting, ADA, NOTHING)
+    assert await is_due(resting)
+
+
 async def test_what_was_due_first_is_done_first(units_of_work: UnitsOfWork):
     names = [a_name() for _ in range(3)]
     for name in names:

@@ -151,7 +151,7 @@ def test_work_goes_on_when_redis_is_emptied_killed_and_back_with_nothing(
 
 
 def test_an_idle_worker_asks_little_of_its_database(postgres_url: str, redis_url: str) -> None:
-    seconds = 30.0 if LONG else 4.0
+    seconds = 60.0 if LONG else 6.0
     with ExitStack() as stack:
         door = stack.enter_context(counted(postgres_url))
         more = {"EXPERIMENT_DATABASE_URL": door.url, "EXPERIMENT_REDIS_URL": redis_url, "EXPERIMENT_LOG_LEVEL": "debug"}

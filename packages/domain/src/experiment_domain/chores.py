@@ -47,6 +47,10 @@ class ChoreBook(Protocol):
     """Keeps when each chore is due, and who is at it. All times are those of the database's own clock."""
 
     @abstractmethod
+    async def is_due(self, names: Collection[str]) -> bool:
+        """Whether one of these chores can be claimed, or could be a moment ago."""
+
+    @abstractmethod
     async def claim(self, names: Collection[str], worker: UUID, lasting: timedelta) -> Chore | None:
         """That of these chores which has been due for longest, for `worker` alone while the claim is `lasting`.
 

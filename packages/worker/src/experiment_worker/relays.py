@@ -12,7 +12,7 @@ from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.relays import EventSink, SinkAway
 from experiment_domain.usecases.relaying import Relay, RelayWatcher
 
-LOOKS_EVERY = 3.0
+LOOKS_EVERY = 4.0
 """Seconds between two looks at who leads."""
 
 log = get_logger(__name__)

@@ -10,7 +10,7 @@ from structlog import get_logger
 from experiment_worker.brokers import BROKER_AWAY
 
 Nudge = Callable[[], Any]
-LOOKS_EVERY = 3.0
+LOOKS_EVERY = 4.0
 """Seconds between two looks at who gives the nudges: so soon another one takes over."""
 
 log = get_logger(__name__)

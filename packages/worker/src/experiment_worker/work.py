@@ -58,6 +58,6 @@ def _backfill_failed(backfill: Backfill, error: Exception) -> None:
 
 WORK: Mapping[str, Kind] = {
     "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
-    "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=2.0),
+    "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=5.0),
     "webhooks": Kind(work_off=work_off_webhooks, every=0.5),
 }

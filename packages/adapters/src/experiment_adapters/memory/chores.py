@@ -17,6 +17,11 @@ class MemoryChores(ChoreBook):
         self._store = store
         self._transaction = transaction
 
+    async def is_due(self, names: Collection[str]) -> bool:
+        self._transaction.settle()
+        chores, now = self._store.chores, _now()
+        return any(name not in chores or chores[name].due_at <= now for name in names)
+
     async def claim(self, names: Collection[str], worker: UUID, lasting: timedelta) -> Chore | None:
         self._transaction.settle()
         now = _now()

@@ -22,6 +22,12 @@ UPDATE chores SET attempts = attempts + 1, claimed_by = %s, due_at = clock_times
 FROM due WHERE chores.name = due.name
 RETURNING chores.name, attempts
 """
+_IS_DUE = """
+SELECT EXISTS (
+    SELECT FROM unnest(%s::text[]) AS name LEFT JOIN chores USING (name)
+    WHERE coalesce(due_at <= clock_timestamp(), true)
+)
+"""
 
 
 class PostgresChores(ChoreBook):
@@ -29,6 +35,9 @@ class PostgresChores(ChoreBook):
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
+
+    async def is_due(self, names: Collection[str]) -> bool:
+        return await self._statements.ask(_IS_DUE, [sorted(names)]).value()
 
     async def claim(self, names: Collection[str], worker: UUID, lasting: timedelta) -> Chore | None:
         wanted = sorted(names)

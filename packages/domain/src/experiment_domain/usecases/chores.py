@@ -102,7 +102,7 @@ CHORES: Mapping[str, Routine] = {
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
     "forget_webhook_deliveries": Routine(forget_webhook_deliveries, HOUR),
-    "time_out_hung_runs": Routine(time_out_hung_runs, timedelta(seconds=10)),
+    "time_out_hung_runs": Routine(time_out_hung_runs, timedelta(seconds=20)),
 }
 
 
@@ -141,6 +141,10 @@ async def work_off_chores(
     deadline = time.monotonic() + seconds
     done = 0
     while not stopping() and time.monotonic() < deadline:
+        # Mostly nothing is: that is one query without a transaction.
+        async with services.units_of_work.begin(System(), read_only=True) as uow:
+            if not await uow.chores.is_due(routines.keys()):
+                break
         async with services.units_of_work.begin(System()) as uow:
             chore = await uow.chores.claim(routines.keys(), worker, CLAIM_LASTS)
             if chore is not None and chore.has_killed:

@@ -66,6 +66,7 @@ class Relay:
         # Not `read_only`: a replica may be behind, and its snapshots tell no places.
         async with self.services.units_of_work.begin(System()) as uow:
             part = await uow.events.since(self._place, limit=self.at_once)
+            await uow.commit()  # a rollback would make the driver forget what it has prepared
         if part.events:
             await self.sink.publish([placed.recorded for placed in part.events])
             await self._advance(part.place)
