@@ -1,6 +1,6 @@
 """Who may use which use case: every one of them, as owner, editor, viewer, outsider and sensor."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -105,6 +105,7 @@ USE_CASES: dict[str, Use] = {
     "runs.finish": lambda work, it: work.runs.finish(it.run.id),
     "runs.fail": lambda work, it: work.runs.fail(it.run.id),
     "runs.archive": lambda work, it: work.runs.archive(it.run.id),
+    "runs.heartbeat": lambda work, it: work.runs.heartbeat(it.run.id),
     "runs.history": lambda work, it: work.runs.history(it.run.id),
     "runs.sensors": lambda work, it: work.runs.sensors(it.run.id),
     "runs.bind": lambda work, it: work.runs.bind(it.run.id, it.sensor.sensor.id),
@@ -177,12 +178,16 @@ USE_CASES: dict[str, Use] = {
     "telemetry.names": lambda work, it: work.telemetry.names(it.session.id),
     "telemetry.read": lambda work, it: work.telemetry.read(it.readings(), layer=None),
     "telemetry.metrics": lambda work, it: work.telemetry.metrics(it.run.id),
+    "telemetry.ingest_all": lambda work, _: _only(work.telemetry.ingest_all([a_batch(a_column([0], [1.0]))])),
+    "telemetry.ingest_waiting": lambda work, _: _only(work.telemetry.ingest_waiting([a_batch(a_column([0], [1.0]))])),
+    "telemetry.check_sender": lambda work, _: work.telemetry.check_sender(),
     "telemetry.envelope": lambda work, it: work.telemetry.envelope(it.envelope(), layer=None),
     "telemetry.grid": lambda work, it: work.telemetry.grid(it.run.id, GridQuestion(step=1_000_000)),
     "scalars.log": lambda work, it: work.scalars.log(it.run.id, [Logged(name="rmse", value=0.5)]),
     "scalars.history": lambda work, it: work.scalars.history(it.run.id, ["rmse"]),
     "scalars.latest": lambda work, it: work.scalars.latest(it.run.id),
     "comparisons.of_runs": lambda work, it: work.comparisons.of_runs([it.run.id, fresh()]),
+    "live.watch": lambda work, it: work.live.watch(it.session.id, layer=None),
     "backfills.request": lambda work, it: work.backfills.request(
         it.earlier.id, profile_id=it.backfill.profile_id, sensor_id=it.sensor.sensor.id
     ),
@@ -202,6 +207,15 @@ LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
 
 # These are for the service alone.
 WORK: dict[str, Use] = {
+    "runs.hung": lambda work, _: work.runs.hung(),
+    "runs.warn_silent": lambda work, _: work.runs.warn_silent(),
+    "runs.time_out": lambda work, it: work.runs.time_out(it.run.id),
+    "events.latest": lambda work, _: work.events.latest(),
+    "events.since": lambda work, _: _since(work.events.latest(), work.events.since),
+    "live.latest": lambda work, it: work.live.latest(it.session.id),
+    "live.since": lambda work, it: _since(
+        work.live.latest(it.session.id), lambda place: work.live.since(it.session.id, place, layer=None)
+    ),
     "backfills.claim": lambda work, _: work.backfills.claim(fresh()),
     "backfills.step": lambda work, it: work.backfills.step(it.backfill, fresh()),
     "backfills.stumble": lambda work, it: work.backfills.stumble(it.backfill.id, fresh(), "it failed"),
@@ -215,7 +229,26 @@ WORK: dict[str, Use] = {
     "webhook_deliveries.forget": lambda work, _: work.webhook_deliveries.forget(),
 }
 # These say of each run, or of each project that is named, whether the caller may.
-ONE_BY_ONE = {"runs.set_statuses", "runs.tag", "audit.page", "audit.verify", "webhooks.page"}
+ONE_BY_ONE = {
+    "events.page",
+    "events.watch",
+    "runs.set_statuses",
+    "runs.tag",
+    "audit.page",
+    "audit.verify",
+    "webhooks.page",
+}
+
+
+async def _only(outcomes: Awaitable[Sequence[Any]]) -> Any:
+    (outcome,) = await outcomes
+    if isinstance(outcome, Refusal):
+        raise outcome
+    return outcome
+
+
+async def _since(place: Awaitable[str], read: Callable[[str], Awaitable[Any]]) -> Any:
+    return await read(await place)
 
 
 def _permission(name: str) -> Permission:
