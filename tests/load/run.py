@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fix_up import Up
+from load.backfills import backfills
 from load.bench import USER, Bench, Scenario
 from load.beside import beside
 from load.cards import cards
@@ -30,6 +31,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "cards": cards,
     "ingest": ingest,
     "streams": streams,
+    "backfills": backfills,
     "beside": beside,
     "reading": reading,
 }

@@ -62,7 +62,7 @@ SELECT DISTINCT profile_id FROM (
 _THESE = "WHERE capture_session_id = %s AND series_id = %s AND position = ANY(%s)"
 _RAW = f'SELECT position, late, timestamps, "values" FROM telemetry_chunks {_THESE} ORDER BY position'
 _PHYSICAL = f"""
-SELECT profile_id, array_replace("values", NULL, 'NaN') FROM telemetry_physical_chunks {_THESE}
+SELECT profile_id, array_replace("values", NULL, 'NaN') FROM telemetry_physical_chunks {_THESE} AND profile_id = ANY(%s)
 ORDER BY profile_id, position
 """
 _ADD_RAW = f"""
@@ -212,12 +212,14 @@ class PostgresCompaction(Compaction):
         positions = [chunk.position for chunk in chunks]
         these: list[Any] = [session_id, series_id, positions]
         raw = self._statements.ask(_RAW, these)
-        physical = self._statements.ask(_PHYSICAL, these)
+        # Named by their profiles, their rows are found by the key, which has the profile before the position.
+        layers = [*these, sorted(chunks[0].layers)]
+        physical = self._statements.ask(_PHYSICAL, layers)
         received = Reception.of(await raw.rows(), await physical.rows())
         merged, overridden = received.sorted()
         if len(merged) >= len(chunks):
             return 0
-        self._statements.write(f"DELETE FROM telemetry_physical_chunks {_THESE}", these)
+        self._statements.write(f"DELETE FROM telemetry_physical_chunks {_THESE} AND profile_id = ANY(%s)", layers)
         self._statements.write(f"DELETE FROM telemetry_chunks {_THESE}", these)
         # They do not have a timestamp in common, so that any order among them is right; towards others, all of theirs
         # lie between those of the chunks before and behind.
