@@ -290,13 +290,17 @@ def _reset() -> bytes:
 
 def _hang_up(host: str, port: int) -> None:
     """End the connection of a client that takes nothing: the server itself would wait for it to do so, for good."""
-    with suppress(OSError):
+    with suppress(OSError):  # not everywhere can they be found
         for path in Path("/proc/self/fd").iterdir():
-            with suppress(OSError), socket.fromfd(int(path.name), socket.AF_INET, socket.SOCK_STREAM) as connection:
-                if connection.getpeername()[:2] == (host, port):
-                    # Nothing of what waits to be sent is kept, either.
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                # Of anything else, a copy would be left open.
+                if not path.readlink().name.startswith("socket:"):
+                    continue
+                with socket.fromfd(int(path.name), socket.AF_INET, socket.SOCK_STREAM) as connection:
+                    if connection.getpeername()[:2] == (host, port):
+                        # Nothing of what waits to be sent is kept, either.
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        connection.shutdown(socket.SHUT_RDWR)
 
 
 async def _left(receive: Receive) -> None:
