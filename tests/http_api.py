@@ -22,6 +22,7 @@ from experiment_adapters.auth.keys import VerificationKey
 from experiment_adapters.auth.tokens import BearerTokens
 from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_domain import Services
+from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.spool import Spool
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_http import schema
@@ -47,6 +48,7 @@ def app_over(
     readiness: Mapping[str, Check] | None = None,
     *,
     services: Services | None = None,
+    clock: Clock | None = None,
     spool: Spool | None = None,
     **settings: Any,
 ) -> Litestar:
@@ -54,7 +56,7 @@ def app_over(
     keys = (VerificationKey(algorithm="HS256", key=SECRET),)
     verifier = JwtVerifier(JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=keys))
     return create_app(
-        services or Services(units_of_work=units_of_work, box=AesGcmBox(SECRET)),
+        services or Services(units_of_work=units_of_work, clock=clock or SystemClock(), box=AesGcmBox(SECRET)),
         BearerTokens(verifier),
         HttpSettings(secret_key=SECRET, **{"artifact_webhook_secrets": (WEBHOOK_SECRET,), **settings}),
         readiness or {},

@@ -380,7 +380,7 @@ async def test_a_replay_is_stale_long_before_its_answer_is_forgotten(
     units_of_work: UnitsOfWork, runner: object
 ) -> None:
     clock = _Clock()
-    world = await new_world(app_over(units_of_work, services=Services(units_of_work=units_of_work, clock=clock)))
+    world = await new_world(app_over(units_of_work, clock=clock))
     body = body_of(world)
     headers = signed(body)
     assert (await send(world, body, headers)).status_code == 200

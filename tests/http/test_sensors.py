@@ -144,7 +144,7 @@ class Rig:
     @classmethod
     async def build(cls, units_of_work: UnitsOfWork) -> "Rig":
         clock = SettableClock()
-        world = await new_world(app_over(units_of_work, services=Services(units_of_work=units_of_work, clock=clock)))
+        world = await new_world(app_over(units_of_work, clock=clock))
         return cls(world, clock, f"/sensors/{world.sensor_id}")
 
     async def rotate(self, grace: float, **more: Any) -> Client:

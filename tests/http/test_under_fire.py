@@ -277,7 +277,7 @@ class Ashes:
         tagged = [event for event in await self.events(f"run/{run_id}") if event == "run.tagged"]
         assert len(tagged) == self.fire.retagged[run_id]
         bindings = Counter(
-            (record["action"], record["after"]["sensor_id"])
+            (record["action"], (record["after"] or record["before"])["sensor_id"])
             for record in self.records[run_id]
             if record["action"] in ("bind", "unbind")
         )

@@ -277,6 +277,7 @@ def test_every_use_case_asks_for_what_the_documentation_says():
     assert {name for name, permission in asked.items() if permission is Permission.INGEST} == {
         "telemetry.ingest",
         "telemetry.ingest_all",
+        "telemetry.ingest_waiting",
         "telemetry.check_sender",
         "sensor.heartbeat",
     }
