@@ -18,7 +18,6 @@ from experiment_adapters.postgres.telemetry.headers import (
     divided,
     headers,
     opened,
-    within,
 )
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge
 from experiment_domain.telemetry.batches import micros
@@ -97,12 +96,9 @@ class PostgresEnvelopes(Envelopes):
                 f" WHERE {' AND '.join(conditions.texts)}",
                 conditions.parameters,
             )
-        answer = headers(self._statements, stored, within(stored.conditions(), query.start, query.end))
-        row = await answer.row()
-        assert row is not None  # noqa: S101 - aggregates without groups always give one
-        if row[0] is None:
+        found = await headers(self._statements, stored, start=query.start, end=query.end)
+        if found is None:
             return Envelope.empty()
-        found = Headers.of(stored, row)
         first, last = int(found.starts[0]), int(found.ends.max())
         if extent is not None:
             row = await extent.row()

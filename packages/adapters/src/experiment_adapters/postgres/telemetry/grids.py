@@ -8,7 +8,7 @@ import numpy as np
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
-from experiment_adapters.postgres.telemetry.headers import Headers, Stored, headers, opened, within
+from experiment_adapters.postgres.telemetry.headers import Stored, headers, opened
 from experiment_adapters.postgres.telemetry.merging import Merged, merge
 from experiment_domain.telemetry.batches import EARLIEST, LATEST, micros
 from experiment_domain.telemetry.grids import Fill, GridColumn, GridQuery, Grids, Source
@@ -77,11 +77,9 @@ class PostgresGrids(Grids):
         elif query.fill is Fill.PREVIOUS:
             end = int(moments[-1]) + 1
         end = None if end is None or end > LATEST else end
-        row = await headers(self._statements, stored, within(stored.conditions(), start, end)).row()
-        assert row is not None  # noqa: S101 - aggregates without groups always give one
-        if row[0] is None:
+        found = await headers(self._statements, stored, start=start, end=end)
+        if found is None:
             return np.empty(0, np.int64), np.empty(0)
-        found = Headers.of(stored, row)
         islands = found.islands()
         lone = np.bincount(islands)[islands] == 1
         # How many moments lie behind the first reading of each chunk, and before its last.

@@ -9,7 +9,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from experiment_adapters.postgres.filters import Conditions
-from experiment_adapters.postgres.statements import Answer, Row, Statements
+from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray
 from experiment_adapters.postgres.telemetry.merging import Opened
 from experiment_domain.telemetry.batches import moment
@@ -17,13 +17,25 @@ from experiment_domain.telemetry.store import Layer
 
 # One row of arrays: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long. The
 # numbers are sent as floats, which hold them exactly, for there to be one kind of array.
-_HEADERS = """
-SELECT min(chunk.series_id), array_agg(chunk.position::float8), array_agg(chunk.starts_at), array_agg(chunk.ends_at),
-    array_agg(chunk.count::float8), array_agg({layer}.count::float8),
-    array_agg(coalesce({layer}.minimum, 'NaN')), array_agg(coalesce({layer}.maximum, 'NaN')),
-    array_agg(coalesce({layer}.mean, 'NaN')),
-    array_agg(coalesce({layer}.first, 'NaN')), array_agg(coalesce({layer}.last, 'NaN'))
-FROM telemetry_chunks AS chunk {join} WHERE {where}
+_RECEIVED = (
+    "min(chunk.series_id), array_agg(chunk.position::float8), array_agg(chunk.starts_at), array_agg(chunk.ends_at),"
+    " array_agg(chunk.count::float8)"
+)
+
+
+def _summed(layer: str) -> str:
+    statistics = ("minimum", "maximum", "mean", "first", "last")
+    columns = ", ".join(f"array_agg(coalesce({layer}.{name}, 'NaN'))" for name in statistics)
+    return f"array_agg({layer}.position::float8), array_agg({layer}.count::float8), {columns}"
+
+
+_RAW = f"SELECT {_RECEIVED}, {_summed('chunk')} FROM telemetry_chunks AS chunk WHERE {{where}}"
+_JOINED = f"SELECT {_RECEIVED}, {_summed('physical')} FROM telemetry_chunks AS chunk {{join}} WHERE {{where}}"
+# Of a whole series each of the two tables is read by itself: joining them takes longer.
+_BESIDE = f"""
+SELECT chunks.*, layer.*
+FROM (SELECT {_RECEIVED} FROM telemetry_chunks AS chunk WHERE {{where}}) AS chunks,
+    (SELECT {_summed("chunk")} FROM telemetry_physical_chunks AS chunk WHERE {{where}} AND profile_id = %s) AS layer
 """
 _SERIES = (
     "chunk.capture_session_id = %s AND chunk.series_id = (SELECT id FROM telemetry_series"
@@ -79,9 +91,12 @@ class Headers:
     lasts: Floats
 
     @classmethod
-    def of(cls, stored: Stored, row: Row) -> "Headers":
-        """The headers that a row of arrays holds."""
-        series_id, positions, starts, ends, readings, counts, *statistics = row
+    def of(cls, stored: Stored, row: Row) -> "Headers | None":
+        """The headers that a row of arrays holds; None where there are none."""
+        series_id, *columns = row
+        if series_id is None or columns[4] is None:
+            return None
+        (positions, starts, ends, readings), (_, counts, *statistics) = in_common(columns[:4], columns[4:])
         order = np.lexsort((positions, starts))
         minimums, maximums, means, firsts, lasts = (found[order] for found in statistics)
         return cls(
@@ -116,14 +131,30 @@ class Headers:
         return np.split(places, np.flatnonzero(np.diff(held)) + 1)
 
 
-def headers(statements: Statements, stored: Stored, conditions: Conditions) -> Answer:
-    """Ask for the headers of the chunks that fulfil `conditions`; the one row begins with None where there are none."""
-    join, layer, parameters = "", "chunk", list(conditions.parameters)
-    if stored.is_physical:
-        join, layer = f"{_PHYSICAL} AND physical.profile_id = %s", "physical"
-        parameters.insert(0, stored.profile_id)
-    sql = _HEADERS.format(layer=layer, join=join, where=" AND ".join(conditions.texts))
-    return statements.ask(sql, parameters)
+async def headers(
+    statements: Statements, stored: Stored, *, start: int | None = None, end: int | None = None
+) -> Headers | None:
+    """The headers of the chunks that may hold readings from `start` to before `end`; None where there are none."""
+    conditions = within(stored.conditions(), start, end)
+    where, parameters = " AND ".join(conditions.texts), conditions.parameters
+    if not stored.is_physical:
+        answer = statements.ask(_RAW.format(where=where), parameters)
+    elif start is None and end is None:
+        answer = statements.ask(_BESIDE.format(where=where), [*parameters, *parameters, stored.profile_id])
+    else:
+        join = f"{_PHYSICAL} AND physical.profile_id = %s"
+        answer = statements.ask(_JOINED.format(join=join, where=where), [stored.profile_id, *parameters])
+    row = await answer.row()
+    assert row is not None  # noqa: S101 - aggregates without groups always give one
+    return Headers.of(stored, row)
+
+
+def in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Columns of two tables that begin with positions, each by rising positions of chunks that are in both."""
+    if np.array_equal(received[0], summed[0]):
+        return received, summed
+    _, ours, theirs = np.intersect1d(received[0], summed[0], assume_unique=True, return_indices=True)
+    return [column[ours] for column in received], [column[theirs] for column in summed]
 
 
 async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:

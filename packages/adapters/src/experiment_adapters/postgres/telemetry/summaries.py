@@ -9,6 +9,7 @@ from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.buckets import Flags, Part, Spans, Summed, SummedChunks
+from experiment_adapters.postgres.telemetry.headers import in_common
 from experiment_adapters.postgres.telemetry.merging import Opened, merge
 from experiment_domain.telemetry.store import Layer, check_buckets
 
@@ -130,7 +131,7 @@ async def _headers(
     if not rows:
         return None
     rows.sort(key=lambda row: (row[4], row[5], row[1]))
-    columns = [[*received, *summed] for received, summed in (_in_common(row[7:12], row[12:]) for row in rows)]
+    columns = [[*received, *summed] for received, summed in (in_common(row[7:12], row[12:]) for row in rows)]
     owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
     positions, readings, starts, ends, late, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
     minimum, maximum, mean, squares, first, last = statistics
@@ -161,14 +162,6 @@ async def _headers(
         for run_id, _, session_id, series_id, sensor_id, signal, profile_id, *_ in rows
     ]
     return SummedChunks(series=series, positions=positions[order].astype(np.int64), spans=spans.at(order))
-
-
-def _in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Two sets of columns that begin with positions, each by rising positions of chunks that are in both."""
-    if np.array_equal(received[0], summed[0]):
-        return received, summed
-    _, ours, theirs = np.intersect1d(received[0], summed[0], assume_unique=True, return_indices=True)
-    return [column[ours] for column in received], [column[theirs] for column in summed]
 
 
 def _check_least(found: SummedChunks, width: int) -> None:
