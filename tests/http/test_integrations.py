@@ -14,7 +14,6 @@ import pytest
 from litestar import Litestar
 from standardwebhooks.webhooks import Webhook
 
-from experiment_domain import Services
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_http import asgi

@@ -9,7 +9,6 @@ from attrs import define
 from litestar import Litestar
 
 from entities import SettableClock
-from experiment_domain import Services
 from experiment_domain.sensors import minute_of
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_http.times import text
