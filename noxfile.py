@@ -11,6 +11,7 @@ nox.options.default_venv_backend = "none"
 nox.needs_version = ">=2026.1.1"
 
 HERE = Path(__file__).parent
+SUITES = ("tests/unit", "tests/contract", "tests/stateful", "tests/http")
 PYTHON = sys.executable
 
 
@@ -67,8 +68,13 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests: unit, contract, stateful, HTTP, end to end."""
-    session.run(PYTHON, "-m", "pytest", *session.posargs)
+    """All tests: unit, contract, stateful and HTTP in two processes, then end to end. `-- …` goes to one pytest."""
+    if session.posargs:
+        session.run(PYTHON, "-m", "pytest", *session.posargs)
+        return
+    # Real processes are waited for, stopped and killed: these tests have the machine to themselves.
+    session.run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile", *SUITES)
+    session.run(PYTHON, "-m", "pytest", "tests/e2e")
 
 
 @nox.session
