@@ -139,7 +139,7 @@ def test_what_operations_share_stands_once() -> None:
     ]
     assert len(problems) > 100
     assert all(found.keys() == {"$ref"} for found in problems)
-    assert len(text.encode()) < 400_000
+    assert len(text.encode()) < 300_000
 
 
 def test_no_name_is_that_of_a_view() -> None:
