@@ -47,6 +47,7 @@ PARTS = {
 }
 EXEMPT = {
     "api": "It serves the operations above; `up` starts the same process.",
+    "asyncapi": "It prints what the code says, and keeps nothing.",
     "openapi": "It prints what the code says, and keeps nothing.",
     "token": "It signs and prints, and keeps nothing.",
 }

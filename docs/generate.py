@@ -1,14 +1,17 @@
-"""Writes or checks what the documents take from the code: state diagrams, the table of settings, links."""
+"""Writes or checks what the documents take from the code: diagrams, events, the table of settings, links."""
 
 import re
 import sys
 from pathlib import Path
+
+import attrs
 
 from experiment_adapters.settings import settings_markdown
 from experiment_domain.artifacts import ARTIFACT
 from experiment_domain.backfills import BACKFILL
 from experiment_domain.captures import CAPTURE_SESSION
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE
+from experiment_domain.events import EVENT_TYPES
 from experiment_domain.experiments import EXPERIMENT
 from experiment_domain.kernel.access import GRANTS, MEMBER_ROLES, Role
 from experiment_domain.runs import RUN
@@ -55,6 +58,23 @@ def permissions() -> str:
     return "\n".join(parts)
 
 
+def events() -> str:
+    """The page of events."""
+    parts = ["# Events", "", "Generated from the types of the code by `nox -s docs -- --write`.", ""]
+    parts += [
+        "CloudEvents 1.0, the same in the feed and its stream, in Redis Streams, in Kafka and at webhooks. For",
+        "programs, the AsyncAPI document says it with schemas and examples: `experiment-service asyncapi`, or",
+        "`/schema/asyncapi.json` of a running API.",
+        "",
+        "| type | about | data | what has happened |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, kind in EVENT_TYPES.items():
+        data = ", ".join(f"`{each.name.rstrip('_')}`" for each in attrs.fields(kind))
+        parts.append(f"| `{name}` | `{kind.about}` | {data} | {' '.join((kind.__doc__ or '').split())} |")
+    return "\n".join([*parts, ""])
+
+
 def readme() -> str:
     """The README with the table of settings renewed."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,7 +99,12 @@ def main() -> int:
     """Write the generated parts, or tell which are out of date."""
     write = "--write" in sys.argv[1:]
     problems = [f"dead link in {link}" for link in dead_links()]
-    pages = {"docs/state-machines.md": state_machines(), "docs/permissions.md": permissions(), "README.md": readme()}
+    pages = {
+        "docs/state-machines.md": state_machines(),
+        "docs/permissions.md": permissions(),
+        "docs/events.md": events(),
+        "README.md": readme(),
+    }
     for name, text in pages.items():
         path = ROOT / name
         if write:

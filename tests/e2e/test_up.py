@@ -188,7 +188,9 @@ def test_wrong_calls_exit_with_2(here: Here, arguments: Sequence[str]) -> None:
     assert one_line_of(here(*arguments), 2)
 
 
-@pytest.mark.parametrize("name", ["", "up", "api", "worker", "migrate", "seed", "token", "replay", "openapi"])
+@pytest.mark.parametrize(
+    "name", ["", "up", "api", "worker", "migrate", "seed", "token", "replay", "openapi", "asyncapi"]
+)
 def test_every_command_has_help(here: Here, name: str) -> None:
     done = here(*([name] if name else []), "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -212,7 +214,7 @@ def test_help_imports_nothing_that_takes_long(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HELPING], cwd=home, env=environment(home), capture_output=True, text=True, check=True
     )
-    assert done.stdout.count("Usage: experiment-service") == 9
+    assert done.stdout.count("Usage: experiment-service") == 10
     assert done.stderr == "\n"
 
 
@@ -221,9 +223,10 @@ def test_help_for_api_lists_the_settings(here: Here) -> None:
     assert [row.variable for row in SETTINGS if row.variable not in shown] == []
 
 
-def test_the_document_is_the_one_that_is_served(shared_up: Up, here: Here) -> None:
-    printed = here("openapi")
-    served = httpx.get(f"{shared_up.url}/schema/openapi.json", trust_env=False)
+@pytest.mark.parametrize("name", ["openapi", "asyncapi"])
+def test_the_document_is_the_one_that_is_served(shared_up: Up, here: Here, name: str) -> None:
+    printed = here(name)
+    served = httpx.get(f"{shared_up.url}/schema/{name}.json", trust_env=False)
     assert json.loads(printed.stdout) == served.json()
 
 

@@ -10,6 +10,14 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from experiment_domain.events import (
+    ArtifactApproved,
+    ArtifactMoved,
+    ArtifactRegistered,
+    ArtifactRejected,
+    ArtifactResubmitted,
+    ArtifactRevoked,
+)
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -22,7 +30,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, Invalid
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_json, checked_name, checked_text
 from experiment_domain.runs import Run
@@ -58,11 +66,11 @@ ARTIFACT = Lifecycle(
     },
 )
 
-_EVENTS = {
-    ArtifactStatus.PENDING: "artifact.resubmitted",
-    ArtifactStatus.APPROVED: "artifact.approved",
-    ArtifactStatus.REJECTED: "artifact.rejected",
-    ArtifactStatus.REVOKED: "artifact.revoked",
+_EVENTS: Mapping[ArtifactStatus, type[ArtifactMoved]] = {
+    ArtifactStatus.PENDING: ArtifactResubmitted,
+    ArtifactStatus.APPROVED: ArtifactApproved,
+    ArtifactStatus.REJECTED: ArtifactRejected,
+    ArtifactStatus.REVOKED: ArtifactRevoked,
 }
 
 
@@ -145,29 +153,18 @@ class Artifact(Entity):
             created_by=by,
             **checked_fields(values),
         )
-        return created(artifact, artifact.event("artifact.registered", at))
+        return created(artifact, artifact.event(ArtifactRegistered(run_id=run.id, name=artifact.name), at))
 
-    @property
-    def subject(self) -> str:
-        """What events say they are about."""
-        return f"artifact/{self.id}"
-
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this artifact."""
-        return Event(
-            type=kind,
-            project_id=self.project_id,
-            subject=self.subject,
-            at=at,
-            data={"run_id": str(self.run_id), "name": self.name, **data},
-        )
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def move(self, target: ArtifactStatus, *, at: datetime, reason: str | None = None) -> Change["Artifact"]:
         """→ approved, rejected, revoked, or pending again; whatever the run's status is."""
         if not ARTIFACT.moves(self.status, target):
             return unchanged(self)
-        data = {"from": self.status, "reason": reason}
-        return changed(self, at, {"status": target}, self.event(_EVENTS[target], at, **data))
+        said = _EVENTS[target](run_id=self.run_id, name=self.name, from_=self.status, reason=reason)
+        return changed(self, at, {"status": target}, self.event(said, at))
 
     def check_is(self, *, checksum: str | None, size: int | None) -> None:
         """Refuse where something else than what was registered is to be approved; what is not told may be anything."""

@@ -11,6 +11,14 @@ from attrs import evolve, field, frozen
 
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile, ProfileStatus
+from experiment_domain.events import (
+    BackfillCancelled,
+    BackfillFailed,
+    BackfillFinished,
+    BackfillStarted,
+    OfBackfill,
+    ProfileApplied,
+)
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -23,7 +31,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, NotFound
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 
 ATTEMPTS = 3
@@ -66,11 +74,11 @@ PROGRESS = ("chunks_total", "chunks_done", "readings_converted", "attempts", "pl
 ACTIVE = (BackfillStatus.QUEUED, BackfillStatus.RUNNING)
 """A session with a backfill of one of these is active."""
 
-_EVENTS = {
-    BackfillStatus.RUNNING: "capture.backfill.started",
-    BackfillStatus.SUCCEEDED: "capture.backfill.finished",
-    BackfillStatus.FAILED: "capture.backfill.failed",
-    BackfillStatus.CANCELLED: "capture.backfill.cancelled",
+_EVENTS: Mapping[BackfillStatus, type[OfBackfill]] = {
+    BackfillStatus.RUNNING: BackfillStarted,
+    BackfillStatus.SUCCEEDED: BackfillFinished,
+    BackfillStatus.FAILED: BackfillFailed,
+    BackfillStatus.CANCELLED: BackfillCancelled,
 }
 
 Place = tuple[int, int]
@@ -164,22 +172,24 @@ class Backfill(Entity):
         """Whether it is still to be done, and makes its session active."""
         return self.status in ACTIVE
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this backfill, which is about its session."""
-        return Event(
-            type=kind,
-            project_id=self.project_id,
-            subject=f"capture_session/{self.capture_session_id}",
-            at=at,
-            data={
-                "run_id": str(self.run_id),
-                "backfill_id": str(self.id),
-                "sensor_id": str(self.sensor_id),
-                "profile_id": str(self.profile_id),
-                "profile_version": self.profile_version,
-                **data,
-            },
+        return Event.of(said, project_id=self.project_id, about=self.capture_session_id, at=at)
+
+    def applied(self, profile: ConversionProfile, *, instead_of: UUID | None, at: datetime) -> Event:
+        """That the session's readings are read by `profile` now: it is about the profile.
+
+        The session's project is told: the sensor may be another's, and only be shared.
+        """
+        said = ProfileApplied(
+            sensor_id=profile.sensor_id,
+            profile_version=profile.profile_version,
+            capture_session_id=self.capture_session_id,
+            run_id=self.run_id,
+            backfill_id=self.id,
+            replaces_profile_id=instead_of,
         )
+        return Event.of(said, project_id=self.project_id, about=profile.id, at=at)
 
     def take_up(self, *, chunks_total: int, at: datetime) -> Change["Backfill"]:
         """queued → running, by a worker that has just claimed it."""
@@ -251,8 +261,18 @@ class Backfill(Entity):
     def _move(self, target: BackfillStatus, at: datetime, values: Mapping[str, Any], **data: Any) -> Change["Backfill"]:
         if not BACKFILL.moves(self.status, target):
             return unchanged(self)
-        events = [self.event(_EVENTS[target], at, **data)] if target in _EVENTS else []
+        events = [self.event(_EVENTS[target](**self._named(), **data), at)] if target in _EVENTS else []
         return changed(self, at, {"status": target, **values}, *events)
+
+    def _named(self) -> dict[str, Any]:
+        """What all of its events say."""
+        return {
+            "run_id": self.run_id,
+            "backfill_id": self.id,
+            "sensor_id": self.sensor_id,
+            "profile_id": self.profile_id,
+            "profile_version": self.profile_version,
+        }
 
 
 @frozen(kw_only=True)

@@ -9,6 +9,17 @@ from uuid import UUID
 
 from attrs import frozen
 
+from experiment_domain.events import (
+    CaptureArchived,
+    CaptureCompleted,
+    CaptureCreated,
+    CaptureDeleted,
+    CaptureFailed,
+    CaptureRestored,
+    CaptureStarted,
+    PinnedProfile,
+    SessionMoved,
+)
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -23,7 +34,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_text
 from experiment_domain.runs import Run, RunStatus
@@ -50,11 +61,11 @@ CAPTURE_SESSION = Lifecycle(
     },
 )
 
-_EVENTS = {
-    CaptureStatus.RUNNING: "capture.started",
-    CaptureStatus.SUCCEEDED: "capture.completed",
-    CaptureStatus.FAILED: "capture.failed",
-    CaptureStatus.ARCHIVED: "capture.archived",
+_EVENTS: Mapping[CaptureStatus, type[SessionMoved]] = {
+    CaptureStatus.RUNNING: CaptureStarted,
+    CaptureStatus.SUCCEEDED: CaptureCompleted,
+    CaptureStatus.FAILED: CaptureFailed,
+    CaptureStatus.ARCHIVED: CaptureArchived,
 }
 
 
@@ -70,13 +81,9 @@ class Pin:
     profile_id: UUID | None
     profile_version: int | None
 
-    def facts(self) -> dict[str, Any]:
-        """The pin as JSON values."""
-        return {
-            "sensor_id": str(self.sensor_id),
-            "profile_id": None if self.profile_id is None else str(self.profile_id),
-            "profile_version": self.profile_version,
-        }
+    def told(self) -> PinnedProfile:
+        """The pin as events tell it."""
+        return PinnedProfile(sensor_id=self.sensor_id, profile_id=self.profile_id, profile_version=self.profile_version)
 
 
 @frozen(kw_only=True)
@@ -112,7 +119,7 @@ class CaptureSession(Entity):
             updated_at=at,
             created_by=by,
         )
-        return created(session, session.event("capture.created", at, ordinal=ordinal))
+        return created(session, session.event(CaptureCreated(run_id=run.id, ordinal=ordinal), at))
 
     @property
     def is_running(self) -> bool:
@@ -128,15 +135,9 @@ class CaptureSession(Entity):
         """What events say they are about."""
         return f"capture_session/{self.id}"
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this session."""
-        return Event(
-            type=kind,
-            project_id=self.project_id,
-            subject=self.subject,
-            at=at,
-            data={"run_id": str(self.run_id), **data},
-        )
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def start(
         self,
@@ -161,7 +162,7 @@ class CaptureSession(Entity):
                 active_capture_sessions=[str(session_id) for session_id in running_sessions],
             )
         values = {"started_at": at, "pins": tuple(pins)}
-        return self._move(CaptureStatus.RUNNING, at, reason, values, pins=[pin.facts() for pin in pins])
+        return self._move(CaptureStatus.RUNNING, at, reason, values, pins=tuple(pin.told() for pin in pins))
 
     def stop(self, outcome: CaptureStatus, *, at: datetime, reason: str | None = None) -> Change["CaptureSession"]:
         """running → succeeded or failed."""
@@ -173,7 +174,7 @@ class CaptureSession(Entity):
 
     def delete(self, *, at: datetime) -> Change["CaptureSession"]:
         """A draft is removed; a failed one is gone from every listing and can be restored; others refuse."""
-        event = self.event("capture.deleted", at, ordinal=self.ordinal)
+        event = self.event(CaptureDeleted(run_id=self.run_id, ordinal=self.ordinal), at)
         if self.status is CaptureStatus.DRAFT:
             return removed(self, event)
         if self.status is not CaptureStatus.FAILED:
@@ -182,7 +183,7 @@ class CaptureSession(Entity):
 
     def restore(self, *, at: datetime) -> Change["CaptureSession"]:
         """Bring a deleted session back; one that is there stays as it is."""
-        event = self.event("capture.restored", at, ordinal=self.ordinal)
+        event = self.event(CaptureRestored(run_id=self.run_id, ordinal=self.ordinal), at)
         return changed(self, at, {"deleted_at": None}, event)
 
     def _move(
@@ -190,8 +191,8 @@ class CaptureSession(Entity):
     ) -> Change["CaptureSession"]:
         if not CAPTURE_SESSION.moves(self.status, target):
             return unchanged(self)
-        data = {"from": self.status, "reason": reason, "ordinal": self.ordinal, **more}
-        return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+        said = _EVENTS[target](run_id=self.run_id, ordinal=self.ordinal, from_=self.status, reason=reason, **more)
+        return changed(self, at, {"status": target, **values}, self.event(said, at))
 
 
 def readings_are_late(status: CaptureStatus) -> bool:

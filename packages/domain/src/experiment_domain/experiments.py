@@ -9,6 +9,14 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from experiment_domain.events import (
+    ExperimentArchived,
+    ExperimentCreated,
+    ExperimentFailed,
+    ExperimentFinished,
+    ExperimentStarted,
+    Moved,
+)
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -23,7 +31,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, Invalid
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_json, checked_name, checked_names, checked_text
 
@@ -53,11 +61,11 @@ EXPERIMENT = Lifecycle(
     },
 )
 
-_EVENTS = {
-    ExperimentStatus.RUNNING: "experiment.started",
-    ExperimentStatus.FINISHED: "experiment.finished",
-    ExperimentStatus.FAILED: "experiment.failed",
-    ExperimentStatus.ARCHIVED: "experiment.archived",
+_EVENTS: Mapping[ExperimentStatus, type[Moved]] = {
+    ExperimentStatus.RUNNING: ExperimentStarted,
+    ExperimentStatus.FINISHED: ExperimentFinished,
+    ExperimentStatus.FAILED: ExperimentFailed,
+    ExperimentStatus.ARCHIVED: ExperimentArchived,
 }
 
 
@@ -102,11 +110,11 @@ class Experiment(Entity):
             created_by=by,
             **checked_fields(values),
         )
-        return created(experiment, experiment.event("experiment.created", at, name=experiment.name))
+        return created(experiment, experiment.event(ExperimentCreated(name=experiment.name), at))
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this experiment."""
-        return Event(type=kind, project_id=self.project_id, subject=f"experiment/{self.id}", at=at, data=data)
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def edit(self, *, at: datetime, **values: Any) -> Change["Experiment"]:
         """Change what a person wrote. Archived experiments refuse."""
@@ -156,8 +164,8 @@ class Experiment(Entity):
     ) -> Change["Experiment"]:
         if not EXPERIMENT.moves(self.status, target):
             return unchanged(self)
-        data = {"from": self.status, "reason": reason}
-        return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+        said = _EVENTS[target](from_=self.status, reason=reason)
+        return changed(self, at, {"status": target, **values}, self.event(said, at))
 
 
 @frozen(kw_only=True)

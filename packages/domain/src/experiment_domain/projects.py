@@ -8,6 +8,7 @@ from uuid import UUID
 
 from attrs import frozen
 
+from experiment_domain.events import ProjectSettingsChanged
 from experiment_domain.kernel.access import MEMBER_ROLES, Role
 from experiment_domain.kernel.entity import Change, Entity, Page, Position, Repository, changed, created
 from experiment_domain.kernel.errors import Conflict, Invalid
@@ -65,13 +66,10 @@ class Project(Entity):
     def edit(self, *, at: datetime, **values: Any) -> Change["Project"]:
         """Change the name or the policy."""
         fields = checked_fields(values)
-        event = Event(
-            type="project.settings_changed",
-            project_id=self.id,
-            subject=f"project/{self.id}",
-            at=at,
-            data={"fields": sorted(name for name, value in fields.items() if value != getattr(self, name))},
+        said = ProjectSettingsChanged(
+            fields=tuple(sorted(name for name, value in fields.items() if value != getattr(self, name)))
         )
+        event = Event.of(said, project_id=self.id, about=self.id, at=at)
         return changed(self, at, fields, event)
 
     def may_read_raw(self, role: Role | None) -> bool:

@@ -11,6 +11,19 @@ from uuid import UUID
 
 from attrs import evolve, field, frozen
 
+from experiment_domain.events import (
+    Moved,
+    RunArchived,
+    RunCreated,
+    RunFailed,
+    RunFellSilent,
+    RunFinished,
+    RunStarted,
+    RunTagged,
+    RunTimedOut,
+    SensorBound,
+    SensorUnbound,
+)
 from experiment_domain.experiments import Experiment, ExperimentStatus
 from experiment_domain.kernel.entity import (
     Change,
@@ -26,7 +39,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, Invalid
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import (
     JSON_INTEGER,
@@ -63,11 +76,11 @@ RUN = Lifecycle(
     },
 )
 
-_EVENTS = {
-    RunStatus.RUNNING: "run.started",
-    RunStatus.FINISHED: "run.finished",
-    RunStatus.FAILED: "run.failed",
-    RunStatus.ARCHIVED: "run.archived",
+_EVENTS: Mapping[RunStatus, type[Moved]] = {
+    RunStatus.RUNNING: RunStarted,
+    RunStatus.FINISHED: RunFinished,
+    RunStatus.FAILED: RunFailed,
+    RunStatus.ARCHIVED: RunArchived,
 }
 
 
@@ -123,21 +136,19 @@ class Run(Entity):
             created_by=by,
             **checked_fields(values),
         )
-        return created(run, run.event("run.created", at, experiment_id=str(experiment.id), name=run.name))
+        return created(run, run.event(RunCreated(experiment_id=experiment.id, name=run.name), at))
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this run."""
-        return Event(type=kind, project_id=self.project_id, subject=f"run/{self.id}", at=at, data=data)
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
-    def binding_event(self, kind: str, at: datetime, sensor_id: UUID) -> Event:
-        """An event of a sensor that is bound to this run, or was."""
-        return Event(
-            type=kind,
-            project_id=self.project_id,
-            subject=f"sensor/{sensor_id}",
-            at=at,
-            data={"run_id": str(self.id)},
-        )
+    def binding(self, sensor_id: UUID, *, at: datetime) -> Event:
+        """That a sensor was bound to this run: it is about the sensor."""
+        return Event.of(SensorBound(run_id=self.id), project_id=self.project_id, about=sensor_id, at=at)
+
+    def unbinding(self, sensor_id: UUID, *, at: datetime) -> Event:
+        """That a sensor was unbound from this run."""
+        return Event.of(SensorUnbound(run_id=self.id), project_id=self.project_id, about=sensor_id, at=at)
 
     def edit(self, *, at: datetime, **values: Any) -> Change["Run"]:
         """Change what a person wrote. Archived runs refuse."""
@@ -145,7 +156,7 @@ class Run(Entity):
         fields = checked_fields(values)
         events = ()
         if "tags" in fields and fields["tags"] != self.tags:
-            events = (self.event("run.tagged", at, tags=list(fields["tags"])),)
+            events = (self.event(RunTagged(tags=fields["tags"]), at),)
         return changed(self, at, fields, *events)
 
     def start(self, *, experiment: Experiment, at: datetime, reason: str | None = None) -> Change["Run"]:
@@ -177,14 +188,14 @@ class Run(Entity):
 
     def warn_silent(self, *, at: datetime) -> Event:
         """It has been silent for too long, and fails unless it gives a sign of life soon."""
-        return self.event("run.fell_silent", at)
+        return self.event(RunFellSilent(), at)
 
     def time_out(self, *, active_sessions: Collection[UUID], at: datetime) -> Change["Run"]:
         """running → failed, since nobody gave a sign of life any more; refused while a capture session is active."""
         change = self.end(RunStatus.FAILED, active_sessions=active_sessions, at=at, reason=TIMED_OUT)
         if change.is_empty:
             return change
-        return evolve(change, events=(self.event("run.timed_out", at), *change.events))
+        return evolve(change, events=(self.event(RunTimedOut(), at), *change.events))
 
     def retag(self, tagging: "Tagging", *, at: datetime) -> Change["Run"]:
         """Add and remove tags, or set them. Archived runs refuse."""
@@ -221,8 +232,8 @@ class Run(Entity):
     def _move(self, target: RunStatus, at: datetime, reason: str | None, values: Mapping[str, Any]) -> Change["Run"]:
         if not RUN.moves(self.status, target):
             return unchanged(self)
-        data = {"from": self.status, "reason": reason}
-        return changed(self, at, {"status": target, **values}, self.event(_EVENTS[target], at, **data))
+        said = _EVENTS[target](from_=self.status, reason=reason)
+        return changed(self, at, {"status": target, **values}, self.event(said, at))
 
 
 @frozen(kw_only=True)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from experiment_domain.events import SensorRegistered, SensorRetired, SensorTokenRotated
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -24,7 +25,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, Invalid
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_json, checked_name, checked_names, checked_text
 
@@ -217,11 +218,11 @@ class Sensor(Entity):
             token_hash=token_hash,
             **checked_fields(values),
         )
-        return created(sensor, sensor.event("sensor.registered", at, name=sensor.name))
+        return created(sensor, sensor.event(SensorRegistered(name=sensor.name), at))
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this sensor."""
-        return Event(type=kind, project_id=self.project_id, subject=f"sensor/{self.id}", at=at, data=data)
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def edit(self, *, at: datetime, **values: Any) -> Change["Sensor"]:
         """Change what a person wrote. Retired sensors refuse."""
@@ -267,7 +268,7 @@ class Sensor(Entity):
         """→ retired; refused while it takes part in an active session."""
         if SENSOR.moves(self.status, SensorStatus.RETIRED):
             self.check_not_in_use(active_sessions)
-        return self._move(SensorStatus.RETIRED, at, self.event("sensor.retired", at))
+        return self._move(SensorStatus.RETIRED, at, self.event(SensorRetired(), at))
 
     def rotate_token(self, *, token_hash: bytes, grace: float, at: datetime) -> Change["Sensor"]:
         """A new token; the old one dies after `grace` seconds."""
@@ -279,7 +280,7 @@ class Sensor(Entity):
             "previous_token_hash": self.token_hash if grace else None,
             "previous_token_dies_at": at + timedelta(seconds=grace) if grace else None,
         }
-        return changed(self, at, values, self.event("sensor.token_rotated", at, grace=grace))
+        return changed(self, at, values, self.event(SensorTokenRotated(grace=grace), at))
 
     def remove(
         self, *, active_sessions: Collection[UUID], has_recorded: bool, is_bound_for_good: bool = False

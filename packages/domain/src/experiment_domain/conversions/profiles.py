@@ -10,6 +10,7 @@ from uuid import UUID
 from attrs import field, frozen
 
 from experiment_domain.conversions.rules import ProfileKind, Rule, ValidRange, rule_from, valid_range_from
+from experiment_domain.events import OfProfile, ProfilePublished, ProfileRetired
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -22,7 +23,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_text
 from experiment_domain.sensors import UNIT_LENGTH
@@ -108,15 +109,9 @@ class ConversionProfile(Entity):
         )
         return created(profile)
 
-    def event(self, kind: str, at: datetime, **data: Any) -> Event:
+    def event(self, said: EventData, at: datetime) -> Event:
         """An event of this profile."""
-        return Event(
-            type=kind,
-            project_id=self.project_id,
-            subject=f"conversion_profile/{self.id}",
-            at=at,
-            data={"sensor_id": str(self.sensor_id), "profile_version": self.profile_version, **data},
-        )
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def edit(
         self,
@@ -139,18 +134,19 @@ class ConversionProfile(Entity):
 
     def publish(self, *, at: datetime) -> Change["ConversionProfile"]:
         """draft → published: sessions started from now on pin it."""
-        return self._move(ProfileStatus.PUBLISHED, at, "conversion_profile.published", {"published_at": at})
+        return self._move(ProfileStatus.PUBLISHED, at, ProfilePublished, {"published_at": at})
 
     def retire(self, *, at: datetime) -> Change["ConversionProfile"]:
         """published → retired: sessions started from now on do not pin it."""
-        return self._move(ProfileStatus.RETIRED, at, "conversion_profile.retired", {})
+        return self._move(ProfileStatus.RETIRED, at, ProfileRetired, {})
 
     def _move(
-        self, target: ProfileStatus, at: datetime, kind: str, values: Mapping[str, Any]
+        self, target: ProfileStatus, at: datetime, kind: type[OfProfile], values: Mapping[str, Any]
     ) -> Change["ConversionProfile"]:
         if not CONVERSION_PROFILE.moves(self.status, target):
             return unchanged(self)
-        return changed(self, at, {"status": target, **values}, self.event(kind, at))
+        said = kind(sensor_id=self.sensor_id, profile_version=self.profile_version)
+        return changed(self, at, {"status": target, **values}, self.event(said, at))
 
 
 class ConversionProfileRepository(Repository[ConversionProfile], Protocol):

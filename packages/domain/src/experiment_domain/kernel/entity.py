@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from experiment_domain.kernel.errors import Conflict, VersionMismatch
 from experiment_domain.kernel.events import Event
-from experiment_domain.kernel.values import same
+from experiment_domain.kernel.values import same, told
 
 
 class Lock(StrEnum):
@@ -186,15 +186,7 @@ def facts(entity: Entity) -> dict[str, Any]:
     def plain(_owner: Any, attribute: Any, value: Any) -> Any:
         if attribute is not None and "facts" in attribute.metadata:
             return attribute.metadata["facts"](value)
-        if isinstance(value, datetime):
-            return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
-        if isinstance(value, UUID):
-            return str(value)
-        if isinstance(value, frozenset):
-            return sorted(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if isinstance(value, tuple):
-            return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return value
+        return told(value)
 
     return attrs.asdict(entity, filter=visible, value_serializer=plain)
 

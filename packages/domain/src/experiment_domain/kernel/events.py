@@ -1,14 +1,72 @@
 """Domain events: what became true, in the past tense, recorded in the transaction that made it so."""
 
+import re
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 from uuid import UUID
 
+import attrs
 from attrs import field, frozen
 
 from experiment_domain.kernel.errors import Conflict
+from experiment_domain.kernel.values import told
+
+TYPE_LENGTH = 100
+TYPE_PATTERN = r"^[a-z][a-z_]*(\.[a-z][a-z_]*)+$"
+"""What types of events look like: `run.started`."""
+
+
+@frozen(kw_only=True)
+class EventData:
+    """What an event says beside whom it is about and when it was: one class per type, entered by `event_type`.
+
+    Fields are JSON values, ids, times, tuples of them, and attrs classes of such. A `_` at the end of a field's name,
+    where it is a word of Python's, is not told.
+    """
+
+    type: ClassVar[str]
+    about: ClassVar[str]
+    """The noun of its subjects."""
+    is_recorded: ClassVar[bool]
+    """Whether it is among the events of its project, and not only sent to somebody."""
+
+    def facts(self) -> dict[str, Any]:
+        """Them as JSON values."""
+        values = attrs.asdict(self, value_serializer=lambda _owner, _attribute, value: told(value))
+        return {name.rstrip("_"): value for name, value in values.items()}
+
+
+D = TypeVar("D", bound=EventData)
+_ENTERED: dict[str, type[EventData]] = {}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(attrs.field,))
+def event_type(name: str, *, about: str, is_recorded: bool = True) -> Callable[[type[D]], type[D]]:
+    """Enter a class as that of a type of events; what it means is its docstring.
+
+    Raises `TypeError` of one that means nothing, and where the name is taken or none.
+    """
+
+    def enter(cls: type[D]) -> type[D]:
+        if not re.fullmatch(TYPE_PATTERN, name) or len(name) > TYPE_LENGTH:
+            raise TypeError(f"{name!r} is no type of events")
+        if name in _ENTERED:
+            raise TypeError(f"{name} is entered already")
+        if "__doc__" not in vars(cls) or not vars(cls)["__doc__"]:
+            raise TypeError(f"it is not said what {name} means")
+        kind = frozen(kw_only=True)(cls)
+        kind.type, kind.about, kind.is_recorded = name, about, is_recorded
+        _ENTERED[name] = kind
+        return kind
+
+    return enter
+
+
+def entered() -> Mapping[str, type[EventData]]:
+    """All types that have been entered, by name."""
+    return dict(sorted(_ENTERED.items()))
 
 
 @frozen(kw_only=True)
@@ -20,6 +78,11 @@ class Event:
     subject: str
     at: datetime
     data: Mapping[str, Any] = field(factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, said: EventData, *, project_id: UUID, about: UUID, at: datetime) -> "Event":
+        """The event that says this about an entity; what it is about belongs to its type."""
+        return cls(type=said.type, project_id=project_id, subject=f"{said.about}/{about}", at=at, data=said.facts())
 
 
 @frozen(kw_only=True)

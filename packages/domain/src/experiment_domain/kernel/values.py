@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -31,6 +32,19 @@ def same(one: object, other: object) -> bool:
         items, rest = cast("Sequence[Any]", one), cast("Sequence[Any]", other)
         return len(items) == len(rest) and all(map(same, items, rest))
     return alike and one == other
+
+
+def told(value: Any) -> Any:
+    """A value as it is told in JSON: times and ids as texts, sets and tuples as lists, whatever else as it is."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, frozenset):
+        return sorted(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, tuple):
+        return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
 
 
 def checked_text(path: str, value: str, *, longest: int = TEXT_LENGTH, shortest: int = 0, lines: bool = True) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from experiment_domain.backfills import CLAIM_LASTS, Backfill, BackfillStatus, check_convertible
 from experiment_domain.captures import CaptureSession
@@ -213,16 +213,7 @@ class BackfillUseCases(UseCases):
         kept = await self.recorder.keep(self.uow.backfills, change, NOUN, "finish")
         if before != layer.profile_id:
             profile = await self._profile(layer)
-            event = profile.event(
-                "conversion_profile.applied",
-                self.recorder.now,
-                capture_session_id=str(layer.capture_session_id),
-                run_id=str(held.run_id),
-                backfill_id=str(held.id),
-                replaces_profile_id=None if before is None else str(before),
-            )
-            # It is the session's project that is told: the sensor may be another's, and only be shared.
-            await self.recorder.emit(evolve(event, project_id=held.project_id))
+            await self.recorder.emit(held.applied(profile, instead_of=before, at=self.recorder.now))
         self.uow.backfills.release(held.id)
         return kept
 

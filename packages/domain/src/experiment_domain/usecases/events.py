@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
+from experiment_domain.events import check_event_types
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.events import EventPart
 from experiment_domain.usecases.permits import Permit, UseCases, requires
@@ -25,12 +26,16 @@ class EventUseCases(UseCases):
         after: str | None = None,
     ) -> EventPart:
         """Events behind a place, or from the beginning, of the caller's projects, or of those that are named."""
+        check_event_types("types", types)
         readable = await self._readable(permit, project_ids)
         return await self.uow.events.since(after, limit=limit, project_ids=readable, types=types)
 
     @requires(Permission.READ)
-    async def watch(self, permit: Permit, project_ids: Collection[UUID] = ()) -> frozenset[UUID]:
-        """The projects whose events the caller may follow just now, of those that are named, or of all."""
+    async def watch(
+        self, permit: Permit, project_ids: Collection[UUID] = (), *, types: Collection[str] = ()
+    ) -> frozenset[UUID]:
+        """The projects whose events, of these types, the caller may follow now, of those that are named, or of all."""
+        check_event_types("types", types)
         return await self._readable(permit, project_ids)
 
     @requires(Permission.WORK)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from experiment_domain.audit import KINDS, AuditRecord
+from experiment_domain.events import EVENT_TYPES
 from experiment_domain.kernel.access import Caller, Grants, Role, System
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.entity import Change, Entity, Removing, Repository, StatusChange, differences
@@ -126,17 +127,20 @@ class Recorder:
     async def emit(self, *events: Event, actor: str | None = None) -> None:
         """Record events, by the caller: `actor` saves asking for the roles of one whose name is known already."""
         if events:
+            for event in events:
+                if event.type not in EVENT_TYPES or not EVENT_TYPES[event.type].is_recorded:
+                    raise RuntimeError(f"{event.type} is not among the types of events")
             actor = actor or (await self.grants()).actor
             self.uow.events.record(*(RecordedEvent(id=self.ids.new(), event=event, actor=actor) for event in events))
 
     async def bound(self, run: Run, sensor_id: UUID) -> None:
         """Record that a sensor was bound to a run."""
-        await self.emit(run.binding_event("sensor.bound", self.now, sensor_id))
+        await self.emit(run.binding(sensor_id, at=self.now))
         await self.audit("run", str(run.id), run.project_id, "bind", after={"sensor_id": str(sensor_id)})
 
     async def unbound(self, run: Run, sensor_id: UUID) -> None:
         """Record that a sensor was unbound from a run."""
-        await self.emit(run.binding_event("sensor.unbound", self.now, sensor_id))
+        await self.emit(run.unbinding(sensor_id, at=self.now))
         await self.audit("run", str(run.id), run.project_id, "unbind", before={"sensor_id": str(sensor_id)})
 
     async def audit(

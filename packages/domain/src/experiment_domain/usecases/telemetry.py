@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Converter
+from experiment_domain.events import CaptureLateData
 from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Unauthenticated
@@ -401,14 +402,5 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
 
 def _late_data(intake: Intake, run_id: UUID) -> Event:
     receipt = intake.receipt
-    return Event(
-        type="capture.late_data",
-        project_id=intake.project_id,
-        subject=f"capture_session/{receipt.capture_session_id}",
-        at=receipt.received_at,
-        data={
-            "run_id": str(run_id),
-            "sensor_id": str(receipt.sensor_id),
-            "readings": receipt.late,
-        },
-    )
+    said = CaptureLateData(run_id=run_id, sensor_id=receipt.sensor_id, readings=receipt.late)
+    return Event.of(said, project_id=intake.project_id, about=receipt.capture_session_id, at=receipt.received_at)

@@ -11,7 +11,7 @@ from attrs import frozen
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.cloudevents import cloud_event
 from experiment_domain.kernel.entity import Change, Lock, Page, Position, StatusChange, created
-from experiment_domain.kernel.events import Event, RecordedEvent
+from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 from experiment_domain.usecases.recording import Recorder
 from experiment_domain.usecases.webhooks import CALLED
@@ -19,7 +19,6 @@ from experiment_domain.usecases.webhooks import NOUN as SUBSCRIPTION
 from experiment_domain.webhooks.deliveries import (
     KEPT_FOR,
     REDELIVERED_AT_ONCE,
-    TEST,
     DeliveryStatus,
     WebhookAttempt,
     WebhookDelivery,
@@ -59,13 +58,7 @@ class WebhookDeliveryUseCases(UseCases):
         subscription = await permit.holds(found, CALLED)
         subscription.check_active()
         actor = (await permit.grants()).actor
-        event = Event(
-            type=TEST,
-            project_id=subscription.project_id,
-            subject=subscription.subject,
-            at=self.recorder.now,
-            data={"event_types": list(subscription.event_types)},
-        )
+        event = subscription.test(at=self.recorder.now)
         recorded = RecordedEvent(id=self.recorder.ids.new(), event=event, actor=actor)
         return await self.recorder.keep(
             self.uow.webhook_deliveries, created(self._delivery(recorded, subscription, by=actor)), NOUN, "test"

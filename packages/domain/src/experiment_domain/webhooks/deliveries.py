@@ -9,13 +9,14 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from experiment_domain.events import WebhookTest
 from experiment_domain.kernel.entity import Change, Entity, Page, Position, Repository, changed, unchanged
 from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome
 from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
-TEST = "webhook.test"
+TEST = WebhookTest.type
 """The type of events that only try out a subscription: each is tried once."""
 KEPT_FOR = timedelta(days=30)
 """How long deliveries and their attempts are kept."""

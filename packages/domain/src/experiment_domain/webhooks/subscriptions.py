@@ -11,6 +11,7 @@ from uuid import UUID
 
 from attrs import evolve, field, frozen
 
+from experiment_domain.events import WebhookDisabled, WebhookTest, check_event_filter, lets_through
 from experiment_domain.kernel.entity import (
     Change,
     Entity,
@@ -25,7 +26,7 @@ from experiment_domain.kernel.entity import (
     unchanged,
 )
 from experiment_domain.kernel.errors import Conflict, Invalid
-from experiment_domain.kernel.events import Event
+from experiment_domain.kernel.events import Event, EventData
 from experiment_domain.kernel.lifecycle import Lifecycle
 from experiment_domain.kernel.values import checked_text
 from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome
@@ -98,6 +99,7 @@ def checked_event_types(path: str, values: Sequence[str]) -> tuple[str, ...]:
     for index, pattern in enumerate(filters):
         if len(pattern) > EVENT_TYPE_LENGTH or not _EVENT_TYPE.fullmatch(pattern):
             raise Invalid.at(f"{path}[{index}]", "must be an event type such as run.started, or run.*, or *")
+        check_event_filter(f"{path}[{index}]", pattern)
     return filters
 
 
@@ -148,17 +150,13 @@ class WebhookSubscription(Entity):
         )
         return created(subscription)
 
-    @property
-    def subject(self) -> str:
-        """What events say they are about."""
-        return f"webhook_subscription/{self.id}"
+    def event(self, said: EventData, at: datetime) -> Event:
+        """An event of this subscription."""
+        return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
     def wants(self, event_type: str) -> bool:
         """Whether one of its filters lets events of a type through."""
-        return any(
-            pattern in ("*", event_type) or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
-            for pattern in self.event_types
-        )
+        return any(lets_through(pattern, event_type) for pattern in self.event_types)
 
     def edit(self, *, at: datetime, **values: Any) -> Change["WebhookSubscription"]:
         """Change what a person wrote. Another URL is another endpoint: nothing is held against it."""
@@ -177,9 +175,12 @@ class WebhookSubscription(Entity):
 
     def disable(self, *, at: datetime, reason: str) -> Change["WebhookSubscription"]:
         """active → disabled, by the service."""
-        data = {"reason": reason, "url": self.url, "failing_since": _told(self.failing_since)}
-        event = Event(type="webhook.disabled", project_id=self.project_id, subject=self.subject, at=at, data=data)
-        return self._move(SubscriptionStatus.DISABLED, at, {}, event)
+        said = WebhookDisabled(reason=reason, url=self.url, failing_since=self.failing_since)
+        return self._move(SubscriptionStatus.DISABLED, at, {}, self.event(said, at))
+
+    def test(self, *, at: datetime) -> Event:
+        """What it is sent, and nobody else, to try it out."""
+        return self.event(WebhookTest(event_types=self.event_types), at)
 
     def rotate_secret(self, *, sealed_secret: bytes, grace: float, at: datetime) -> Change["WebhookSubscription"]:
         """A new secret; messages are signed with the old one as well for `grace` seconds."""
@@ -263,7 +264,3 @@ class WebhookSubscriptionRepository(Repository[WebhookSubscription], Removing[We
     @abstractmethod
     def note_health(self, subscription: WebhookSubscription) -> None:
         """Keep how its endpoint has been doing, and nothing else."""
-
-
-def _told(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat(timespec="microseconds").replace("+00:00", "Z")

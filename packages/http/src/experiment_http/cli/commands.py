@@ -15,6 +15,7 @@ COMMANDS = {
     "token": ("tokens", "Print a signed token for local use."),
     "replay": ("replay", "Send recorded CSV files as live telemetry."),
     "openapi": ("openapi", "Print the OpenAPI document of the HTTP API."),
+    "asyncapi": ("asyncapi", "Print the AsyncAPI document of all events."),
 }
 USAGES = {"replay": "Usage: experiment-service replay FILE... --project NAME --experiment NAME [OPTIONS]"}
 _HELP = ("--help", "-h")

@@ -242,7 +242,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     _, components = msgspec.json.schema_components([operation.query], ref_template="{name}")
     described = components[operation.query.__name__]
     for name, written in described["properties"].items():
-        schema = _given(written, components)
+        schema = given(written, components)
         parameter = {"name": name, "in": "query", "required": name in described.get("required", ()), "schema": schema}
         if name in PREFIXED:
             parameter["name"] = PREFIXED[name] + "key"
@@ -255,16 +255,16 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
         yield parameter
 
 
-def _given(schema: Any, components: Mapping[str, Any]) -> Any:
+def given(schema: Any, components: Mapping[str, Any]) -> Any:
     """A parameter's schema in place, without null: what is not wanted is not sent."""
     if isinstance(schema, list):
-        return [_given(item, components) for item in schema]
+        return [given(item, components) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         schema = {**components[schema["$ref"]], **{key: item for key, item in schema.items() if key != "$ref"}}
         schema.pop("title", None)
-    schema = {key: _given(item, components) for key, item in schema.items() if item not in (None, [], ())}
+    schema = {key: given(item, components) for key, item in schema.items() if item not in (None, [], ())}
     alternatives = [item for item in schema.get("anyOf", ()) if item != {"type": "null"}]
     if len(alternatives) == 1:
         schema = {**alternatives[0], **{key: item for key, item in schema.items() if key != "anyOf"}}

@@ -95,6 +95,11 @@ OPEN_PATHS: Mapping[str, Any] = {
         "Show this document",
         {"200": _response("This document.", "application/json", {"type": "object"}, {"openapi": "3.1.0"})},
     ),
+    "/schema/asyncapi.json": _path(
+        "asyncapi",
+        "Show the AsyncAPI document of all events",
+        {"200": _response("It.", "application/json", {"type": "object"}, {"asyncapi": "3.0.0"})},
+    ),
     "/schema": _path(
         "schema",
         "Show this document as a page",

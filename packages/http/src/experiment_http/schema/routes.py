@@ -1,4 +1,4 @@
-"""The open routes under which the document and the page are found."""
+"""The open routes under which the documents and the page are found."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from experiment_http.operations import Operation
+from experiment_http.schema.asyncapi import asyncapi
 from experiment_http.schema.document import openapi
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -18,7 +19,7 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 def routes(operations: Sequence[Operation]) -> list[HTTPRouteHandler]:
     """The routes."""
-    document = msgspec.json.encode(openapi(operations))
+    document, events = msgspec.json.encode(openapi(operations)), msgspec.json.encode(asyncapi())
     page = files("experiment_http.schema").joinpath("page.html").read_text("utf-8")
     hashes = " ".join(
         f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in _SCRIPT.findall(page)
@@ -30,9 +31,13 @@ def routes(operations: Sequence[Operation]) -> list[HTTPRouteHandler]:
     async def openapi_document() -> Response[bytes]:
         return Response(document, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
+    @get("/schema/asyncapi.json", name="asyncapi", opt={"open": True})
+    async def asyncapi_document() -> Response[bytes]:
+        return Response(events, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
     @get("/schema", name="schema", opt={"open": True})
     async def schema_page() -> Response[str]:
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy}
         return Response(page, media_type="text/html", headers=headers)
 
-    return [openapi_document, schema_page]
+    return [openapi_document, asyncapi_document, schema_page]

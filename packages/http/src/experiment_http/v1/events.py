@@ -1,7 +1,7 @@
 """What has happened: a feed to be read in parts, and the same as a stream."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from experiment_domain.kernel import cloudevents
 from experiment_domain.kernel.access import Caller, System
-from experiment_domain.kernel.events import EventPart
+from experiment_domain.kernel.events import TYPE_LENGTH, TYPE_PATTERN, EventPart
 from experiment_domain.kernel.news import EVENTS
 from experiment_domain.usecases.events import EventUseCases
 from experiment_http.answers import Answer, Form, list_schema, listed
@@ -43,20 +43,20 @@ _STREAM = f"retry: 1000\n\nid: q1Ab…\ndata: {msgspec.json.encode(_EXAMPLE).dec
 class CloudEvent(Struct, frozen=True):
     """An event as CloudEvents 1.0 has it, with `projectid` and `actor` as extensions; `data` says what, by `type`."""
 
-    specversion: str
+    specversion: Literal["1.0"]
     id: UUID
     source: str
     type: str
     subject: str
     time: Timestamp
     projectid: UUID
-    datacontenttype: str
+    datacontenttype: Literal["application/json"]
     data: Json
     actor: str | None = None
 
 
 Kinds = Annotated[
-    tuple[Annotated[str, Meta(min_length=1, max_length=100, pattern="^[a-z_]+(\\.[a-z_]+)+$")], ...],
+    tuple[Annotated[str, Meta(max_length=TYPE_LENGTH, pattern=TYPE_PATTERN)], ...],
     Meta(description="Of these types only, such as `run.started`."),
 ]
 Projects = Annotated[
@@ -170,7 +170,7 @@ class LogView(View):
             address=self.call.caller.address,
         )
         async with self.call.api.services.read(caller) as work:
-            self.projects = await work.events.watch(self.query.project_id)
+            self.projects = await work.events.watch(self.query.project_id, types=self.query.types)
 
     def sees(self, about: Any) -> bool:
         """Whether an event is wanted, and may be seen."""
