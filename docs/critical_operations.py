@@ -34,12 +34,16 @@ RAW_DOORS = frozenset(
     {
         "cards.of_run",
         "comparisons.of_runs",
+        "exports.download",
+        "exports.read",
         "telemetry.envelope",
         "telemetry.grid",
         "telemetry.metrics",
         "telemetry.read",
     }
 )
+# Reading is all that they need, and they change something.
+CHANGED_BY_READERS = frozenset({"exports.cancel", "exports.request"})
 # Programs that do several things.
 PARTS = {
     "up": ("up.start", "up.stop"),
@@ -97,7 +101,7 @@ def registry() -> Mapping[str, CriticalOperation]:
     found = {
         name: CriticalOperation(use_case.permission, ways_to(use_case), frozenset({"postgres"}))
         for name, use_case in use_cases().items()
-        if name not in EXEMPT and (name in RAW_DOORS or use_case.permission is not Permission.READ)
+        if name not in EXEMPT and (name in RAW_DOORS | CHANGED_BY_READERS or use_case.permission is not Permission.READ)
     }
     for command in COMMANDS.keys() - EXEMPT.keys():
         for name in PARTS.get(command, (command,)):

@@ -13,6 +13,7 @@ from experiment_domain.captures import CAPTURE_SESSION
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE
 from experiment_domain.events import EVENT_TYPES
 from experiment_domain.experiments import EXPERIMENT
+from experiment_domain.exports.jobs import EXPORT
 from experiment_domain.kernel.access import GRANTS, MEMBER_ROLES, Role
 from experiment_domain.runs import RUN
 from experiment_domain.sensors import SENSOR
@@ -27,6 +28,7 @@ MACHINES = (
     SENSOR,
     CONVERSION_PROFILE,
     BACKFILL,
+    EXPORT,
     ARTIFACT,
     WEBHOOK_SUBSCRIPTION,
     WEBHOOK_DELIVERY,

@@ -12,12 +12,15 @@ from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import Linear
 from experiment_domain.experiments import Experiment
+from experiment_domain.exports.jobs import Export, FileFormat
+from experiment_domain.exports.scopes import ExportScope
 from experiment_domain.kernel.clock import Clock
 from experiment_domain.kernel.ids import Ids, TimeOrderedIds
 from experiment_domain.projects import Project
 from experiment_domain.runs import Run
 from experiment_domain.sensors import Sensor, new_token, token_hash
 from experiment_domain.telemetry.batches import Batch, Column
+from experiment_domain.telemetry.store import Layer
 from experiment_domain.webhooks.deliveries import WebhookDelivery
 from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
@@ -105,6 +108,12 @@ def a_backfill(session: CaptureSession | None = None, **values: Any) -> Backfill
     ids = {name: fresh() for name in ("sensor_id", "profile_id")}
     plain = {"capture_session_id": session.id, "run_id": session.run_id, "profile_version": 1, "queued_at": NOW}
     return Backfill(**_facts({"project_id": session.project_id, **plain, **ids, **values}))
+
+
+def an_export(project: Project | None = None, **values: Any) -> Export:
+    project_id = fresh() if project is None else project.id
+    plain = {"scope": ExportScope(), "format": FileFormat.CSV, "layer": Layer.PHYSICAL, "queued_at": NOW}
+    return Export(**_facts({"project_id": project_id, **plain, **values}))
 
 
 def a_subscription(project: Project | None = None, **values: Any) -> WebhookSubscription:

@@ -7,6 +7,8 @@ from uuid import UUID
 from attrs import define
 
 from entities import SettableClock, fresh
+from experiment_adapters.exports.files import ObjectFiles
+from experiment_adapters.exports.formats import FORMATS
 from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_domain import Services, Work
 from experiment_domain.artifacts import Artifact
@@ -52,7 +54,13 @@ class Laboratory:
     @classmethod
     async def open(cls, units: UnitsOfWork, clock: SettableClock | None = None, **values: Any) -> "Laboratory":
         clock = clock or SettableClock()
-        services = Services(units_of_work=units, clock=clock, box=AesGcmBox(SECRET_KEY))
+        services = Services(
+            units_of_work=units,
+            clock=clock,
+            box=AesGcmBox(SECRET_KEY),
+            export_files=ObjectFiles.in_memory(),
+            export_formats=FORMATS,
+        )
         owner, editor, viewer, outsider = map(a_user, ("owner", "editor", "viewer", "outsider"))
         async with services.begin(owner) as work:
             project = await work.projects.create(**{"name": "Rig 7", **values})

@@ -13,6 +13,7 @@ import pytest
 
 from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import VerificationKey
+from experiment_adapters.exports.settings import ExportSettings
 from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.settings import (
@@ -65,6 +66,10 @@ EVERYTHING = {
     "EXPERIMENT_SPOOL_DIR": "/var/lib/experiment-service/spool",
     "EXPERIMENT_SPOOL_MAX_BYTES": "20000000000",
     "EXPERIMENT_SPOOL_MAX_AGE": "7200",
+    "EXPERIMENT_EXPORTS_URL": "s3://exports/of/the-rig",
+    "EXPERIMENT_EXPORTS_KEEP": "3600",
+    "EXPERIMENT_EXPORTS_PER_USER": "2",
+    "EXPERIMENT_EXPORTS_MAX_READINGS": "1000000",
     "EXPERIMENT_LOG_FORMAT": "console",
     "EXPERIMENT_LOG_LEVEL": "DEBUG",
     "EXPERIMENT_API_HOST": "0.0.0.0",
@@ -120,6 +125,7 @@ def test_every_setting_is_read():
         spool=SpoolSettings(
             directory=Path("/var/lib/experiment-service/spool"), max_bytes=20_000_000_000, max_age=7200.0
         ),
+        exports=ExportSettings(url="s3://exports/of/the-rig", keep=3_600.0, per_user=2, max_readings=1_000_000),
         otel={"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={CANARY}", "OTEL_SERVICE_NAME": "experiment-service"},
     )
 

@@ -14,6 +14,8 @@ from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.conversions.rules import ProfileKind
 from experiment_domain.experiments import Experiment, ExperimentFilter
+from experiment_domain.exports.jobs import Export, FileFormat
+from experiment_domain.exports.scopes import ExportScope
 from experiment_domain.kernel.access import GRANTS, Integration, Permission, Role, SensorToken, System, User
 from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, Unauthenticated
 from experiment_domain.runs import Run, RunFilter
@@ -22,6 +24,7 @@ from experiment_domain.sensors import SensorFilter, new_token, token_hash
 from experiment_domain.telemetry.envelopes import EnvelopeQuery
 from experiment_domain.telemetry.grids import GridQuestion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
+from experiment_domain.usecases.export_walks import Reading
 from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.webhook_deliveries import Dispatch
 from experiment_domain.webhooks.deliveries import WebhookDelivery
@@ -45,6 +48,7 @@ class Things:
     backfill: Backfill
     webhook: WebhookSubscription
     delivery: WebhookDelivery
+    export: Export
 
     @classmethod
     async def make(cls, lab: Laboratory) -> "Things":
@@ -60,7 +64,10 @@ class Things:
         artifact = await lab.artifact(run)
         webhook = (await lab.webhook()).subscription
         delivery = await lab.do(lambda work: work.webhook_deliveries.test(webhook.id))
-        return cls(lab, experiment, run, session, sensor, profile, artifact, earlier, backfill, webhook, delivery)
+        export = await lab.do(lambda work: work.exports.request(**_wanted(lab)), by=lab.viewer)
+        return cls(
+            lab, experiment, run, session, sensor, profile, artifact, earlier, backfill, webhook, delivery, export
+        )
 
     def readings(self) -> ReadingQuery:
         return ReadingQuery(**self._series(), limit=1)
@@ -75,6 +82,16 @@ class Things:
             "signal": "value",
             "layer": Layer.PHYSICAL,
         }
+
+
+def _wanted(lab: Laboratory) -> dict[str, Any]:
+    """What there is to export in a laboratory."""
+    return {
+        "project_id": lab.project.id,
+        "scope": ExportScope(),
+        "format": FileFormat.CSV,
+        "layer": Layer.PHYSICAL,
+    }
 
 
 Use = Callable[[Work, Things], Awaitable[Any]]
@@ -195,6 +212,12 @@ USE_CASES: dict[str, Use] = {
     "backfills.cancel": lambda work, it: work.backfills.cancel(it.backfill.id),
     "backfills.retry": lambda work, it: work.backfills.retry(it.backfill.id),
     "backfills.history": lambda work, it: work.backfills.history(it.backfill.id),
+    "exports.request": lambda work, it: work.exports.request(**_wanted(it.lab)),
+    "exports.get": lambda work, it: work.exports.get(it.export.id),
+    "exports.cancel": lambda work, it: work.exports.cancel(it.export.id),
+    "exports.history": lambda work, it: work.exports.history(it.export.id),
+    "exports.download": lambda work, it: work.exports.download(it.export.id),
+    "exports.read": lambda work, it: work.exports.read(it.export, readings=1, is_over=lambda: False),
 }
 # These answer with what the caller may see, be it nothing.
 LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
@@ -202,8 +225,10 @@ LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "experiments.page": lambda work: work.experiments.page(ExperimentFilter(project_ids=()), limit=500),
     "runs.page": lambda work: work.runs.page(RunFilter(project_ids=()), limit=500),
     "sensors.page": lambda work: work.sensors.page(SensorFilter(project_ids=()), limit=500),
+    "exports.page": lambda work: work.exports.page(limit=500),
 }
 
+NOTHING_READ = Reading(stretches=(), sessions_done=0, place=None)
 # These are for the service alone.
 WORK: dict[str, Use] = {
     "runs.hung": lambda work, _: work.runs.hung(),
@@ -219,6 +244,17 @@ WORK: dict[str, Use] = {
     "backfills.step": lambda work, it: work.backfills.step(it.backfill, fresh()),
     "backfills.stumble": lambda work, it: work.backfills.stumble(it.backfill.id, fresh(), "it failed"),
     "backfills.leave": lambda work, it: work.backfills.leave(it.backfill.id, fresh()),
+    "exports.claim": lambda work, _: work.exports.claim(fresh()),
+    "exports.plan": lambda work, it: work.exports.plan(it.export.id, fresh()),
+    "exports.advance": lambda work, it: work.exports.advance(it.export.id, fresh(), NOTHING_READ, None),
+    "exports.notes": lambda work, it: work.exports.notes(it.export.id),
+    "exports.finish": lambda work, it: work.exports.finish(it.export.id, fresh(), None),
+    "exports.fail": lambda work, it: work.exports.fail(it.export.id, fresh(), "it failed"),
+    "exports.stumble": lambda work, it: work.exports.stumble(it.export.id, fresh(), "it failed"),
+    "exports.leave": lambda work, it: work.exports.leave(it.export.id, fresh()),
+    "exports.expire": lambda work, _: work.exports.expire(),
+    "exports.untidy": lambda work, _: work.exports.untidy(),
+    "exports.tidied": lambda work, it: work.exports.tidied(it.export),
     "webhook_deliveries.fan_out": lambda work, _: work.webhook_deliveries.fan_out(),
     "webhook_deliveries.claim": lambda work, _: work.webhook_deliveries.claim(fresh(), most=1),
     "webhook_deliveries.conclude": lambda work, it: work.webhook_deliveries.conclude(

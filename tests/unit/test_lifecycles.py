@@ -1,6 +1,7 @@
 """The state machines: their tables as the documentation states them, and the aggregates that obey them."""
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +19,7 @@ from entities import (
     a_subscription,
     an_artifact,
     an_experiment,
+    an_export,
     fresh,
     later,
 )
@@ -26,6 +28,7 @@ from experiment_domain.backfills import ATTEMPTS, BACKFILL, Backfill, BackfillSt
 from experiment_domain.captures import CAPTURE_SESSION, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import CONVERSION_PROFILE, ProfileStatus
 from experiment_domain.experiments import EXPERIMENT, ExperimentStatus
+from experiment_domain.exports.jobs import EXPORT, ExportStatus
 from experiment_domain.kernel.entity import Change, unchanged
 from experiment_domain.kernel.errors import InvalidTransition
 from experiment_domain.kernel.lifecycle import Lifecycle
@@ -62,6 +65,11 @@ DOCUMENTED: dict[str, tuple[Lifecycle[Any], type[StrEnum], str]] = {
         BackfillStatus,
         "queued → running, cancelled; running → succeeded, failed, cancelled, queued; failed → queued",
     ),
+    "export": (
+        EXPORT,
+        ExportStatus,
+        "queued → running, cancelled; running → succeeded, failed, cancelled, queued; succeeded → expired",
+    ),
     "artifact": (
         ARTIFACT,
         ArtifactStatus,
@@ -87,6 +95,7 @@ MAKE: Mapping[str, Callable[[Any], Any]] = {
     "sensor": lambda status: a_sensor(status=status),
     "conversion_profile": lambda status: a_profile(status=status),
     "backfill": lambda status: a_backfill(status=status),
+    "export": lambda status: an_export(status=status),
     "artifact": lambda status: an_artifact(status=status),
     "webhook_subscription": lambda status: a_subscription(status=status),
     "webhook_delivery": lambda status: a_delivery(status=status),
@@ -130,6 +139,12 @@ COMMANDS: Mapping[tuple[str, str], tuple[Callable[[Any], Change[Any]], str | Non
     ("sensor", "retired"): (lambda it: it.retire(active_sessions=(), at=WHEN), "sensor.retired"),
     ("conversion_profile", "published"): (lambda it: it.publish(at=WHEN), "conversion_profile.published"),
     ("conversion_profile", "retired"): (lambda it: it.retire(at=WHEN), "conversion_profile.retired"),
+    ("export", "running"): (lambda it: it.take_up(at=WHEN), None),
+    ("export", "succeeded"): (lambda it: it.succeed(kept_for=timedelta(days=7), at=WHEN), None),
+    ("export", "failed"): (lambda it: it.fail("no", at=WHEN), None),
+    ("export", "cancelled"): (lambda it: it.cancel(at=WHEN), None),
+    ("export", "queued"): (lambda it: it.stumble("no", at=WHEN), None),
+    ("export", "expired"): (lambda it: it.expire(at=WHEN), None),
     ("backfill", "running"): (lambda it: it.take_up(chunks_total=3, at=WHEN), "capture.backfill.started"),
     ("backfill", "succeeded"): (lambda it: it.succeed(chunks=3, readings=9, at=WHEN), "capture.backfill.finished"),
     ("backfill", "failed"): (_given_up, "capture.backfill.failed"),

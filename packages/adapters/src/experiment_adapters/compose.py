@@ -10,6 +10,7 @@ from attrs import frozen
 
 from experiment_adapters.auth.jwt import JwtVerifier
 from experiment_adapters.auth.tokens import BearerTokens
+from experiment_adapters.exports.formats import FORMATS
 from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_adapters.settings import PREFIX, Settings, SettingsError
@@ -17,6 +18,7 @@ from experiment_adapters.vectorised import NumpyConverter
 from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_adapters.webhooks.sender import HttpWebhookSender
 from experiment_domain import Services
+from experiment_domain.exports.files import ExportFiles, NoExportFiles
 from experiment_domain.kernel.access import Authenticator, Principal
 from experiment_domain.kernel.news import News
 from experiment_domain.relays import EventSink
@@ -83,6 +85,9 @@ def composed(settings: Settings) -> Composition:
         box=_box(settings),
         webhook_sender=HttpWebhookSender(settings.webhooks),
         delivery_policy=settings.webhooks.policy,
+        export_files=_export_files(settings),
+        export_formats=FORMATS,
+        export_policy=settings.exports.policy,
     )
     return Composition(services=services, database=database)
 
@@ -92,6 +97,19 @@ def _box(settings: Settings) -> SecretBox:
     if settings.secret_key is None:
         return NoSecretBox()
     return AesGcmBox(settings.secret_key, settings.former_secret_keys)
+
+
+def _export_files(settings: Settings) -> ExportFiles:
+    """Where exports are kept; without a URL, nowhere. Raises `SettingsError` where the place cannot be used."""
+    if settings.exports.url is None:
+        return NoExportFiles()
+    from experiment_adapters.exports.files import files_at  # noqa: PLC0415 - only who has such a place needs it
+
+    try:
+        return files_at(settings.exports.url)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise SettingsError(PREFIX + "EXPORTS_URL", f"cannot be used: {said}") from error
 
 
 def spool(settings: Settings) -> "FileSpool | None":

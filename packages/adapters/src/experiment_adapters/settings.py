@@ -18,6 +18,7 @@ from attrs import field, fields_dict, frozen
 
 from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.auth.keys import keys_from_setting
+from experiment_adapters.exports.settings import ExportSettings
 from experiment_adapters.logs import LogSettings
 from experiment_adapters.postgres.settings import DatabaseSettings, checked_postgres_url
 from experiment_adapters.spool.settings import SpoolSettings
@@ -70,12 +71,21 @@ class Settings:
     artifact_webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     spool: SpoolSettings = field(factory=SpoolSettings)
+    exports: ExportSettings = field(factory=ExportSettings)
     otel: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings in `environ`. Raises `SettingsError`; an empty variable counts as one that is not set."""
-        kinds = (ApiSettings, LogSettings, DatabaseSettings, JwtSettings, SpoolSettings, WebhookSettings)
+        kinds = (
+            ApiSettings,
+            LogSettings,
+            DatabaseSettings,
+            ExportSettings,
+            JwtSettings,
+            SpoolSettings,
+            WebhookSettings,
+        )
         groups: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
         given = {name: value for name, value in sorted(environ.items()) if value.strip()}
         values = groups.setdefault(Settings, {"otel": _otel(given)})
@@ -93,6 +103,7 @@ class Settings:
         values["database"] = _database(groups[DatabaseSettings])
         values["jwt"] = _jwt(groups[JwtSettings])
         values["spool"] = _spool(groups[SpoolSettings])
+        values["exports"] = ExportSettings(**groups[ExportSettings])
         values["webhooks"] = WebhookSettings(**groups[WebhookSettings])
         return cls(**values)
 
@@ -315,6 +326,17 @@ def _public_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("must be a URL without a user, a password and a fragment")
+    return text
+
+
+def _export_url(text: str) -> str:
+    _word(text)
+    parts = urlsplit(text)
+    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
+        raise ValueError("must be a URL without a user, a password, a query and a fragment")
+    is_directory = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    if not is_directory and not (parts.scheme == "s3" and parts.netloc):
+        raise ValueError("must be file:///directory or s3://bucket/prefix")
     return text
 
 
@@ -614,6 +636,37 @@ SETTINGS: tuple[Setting, ...] = (
         of=SpoolSettings,
         attribute="max_age",
         parse=_seconds(1, 31 * 86_400),
+    ),
+    Setting(
+        name="EXPORTS_URL",
+        meaning="where exports are kept: `file:///directory`, or `s3://bucket/prefix` of an S3-compatible storage, "
+        "whose credentials, region and endpoint are those of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, "
+        "`AWS_REGION`, `AWS_ENDPOINT_URL` and their like. The API and all workers must see the same place; "
+        "`up` takes a directory of its own if it is not set; without one, there are no exports",
+        of=ExportSettings,
+        attribute="url",
+        parse=_export_url,
+    ),
+    Setting(
+        name="EXPORTS_KEEP",
+        meaning="seconds that the file of an export is kept",
+        of=ExportSettings,
+        attribute="keep",
+        parse=_seconds(1, 366 * 86_400),
+    ),
+    Setting(
+        name="EXPORTS_PER_USER",
+        meaning="how many exports a user may have under way in a project",
+        of=ExportSettings,
+        attribute="per_user",
+        parse=_whole(1, 1_000),
+    ),
+    Setting(
+        name="EXPORTS_MAX_READINGS",
+        meaning="how many readings one export may hold",
+        of=ExportSettings,
+        attribute="max_readings",
+        parse=_whole(1, 10**15),
     ),
     Setting(
         name="LOG_FORMAT",

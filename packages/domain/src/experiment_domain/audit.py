@@ -58,6 +58,7 @@ KINDS = frozenset(
         "sensor",
         "conversion_profile",
         "backfill",
+        "export",
         "artifact",
         "webhook_subscription",
         "webhook_delivery",

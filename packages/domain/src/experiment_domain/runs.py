@@ -294,6 +294,7 @@ class RunFilter:
     """
 
     project_ids: Collection[UUID]
+    ids: Collection[UUID] = ()
     experiment_ids: Collection[UUID] = ()
     statuses: Collection[RunStatus] = ()
     tags: Collection[str] = ()

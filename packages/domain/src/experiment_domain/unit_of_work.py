@@ -13,6 +13,7 @@ from experiment_domain.cards import RunCards
 from experiment_domain.chores import ChoreBook
 from experiment_domain.conversions.profiles import ConversionProfileRepository
 from experiment_domain.experiments import ExperimentRepository
+from experiment_domain.exports.jobs import ExportRepository
 from experiment_domain.idempotency import IdempotencyRecords
 from experiment_domain.kernel.access import Grants, Principal
 from experiment_domain.kernel.entity import StatusHistory
@@ -57,6 +58,7 @@ class UnitOfWork(Protocol):
     layers: PhysicalLayers
     compaction: Compaction
     backfills: BackfillRepository
+    exports: ExportRepository
     webhook_subscriptions: WebhookSubscriptionRepository
     webhook_deliveries: WebhookDeliveryRepository
     history: StatusHistory

@@ -10,8 +10,10 @@ from structlog import get_logger
 from experiment_domain import Services
 from experiment_domain.backfills import Backfill
 from experiment_domain.chores import Chore
+from experiment_domain.exports.jobs import Export
 from experiment_domain.usecases.chores import ChoreWatcher, work_off_chores
 from experiment_domain.usecases.delivering import work_off_webhooks
+from experiment_domain.usecases.exporting import work_off_exports
 from experiment_domain.usecases.working import work_off_backfills
 
 log = get_logger(__name__)
@@ -56,8 +58,13 @@ def _backfill_failed(backfill: Backfill, error: Exception) -> None:
     log.error("backfill stumbled", backfill_id=str(backfill.id), attempts=backfill.attempts + 1, exc_info=error)
 
 
+def _export_failed(export: Export, error: Exception) -> None:
+    log.error("export stumbled", export_id=str(export.id), attempts=export.attempts + 1, exc_info=error)
+
+
 WORK: Mapping[str, Kind] = {
     "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
     "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=5.0),
+    "exports": Kind(work_off=partial(work_off_exports, failed=_export_failed), every=5.0),
     "webhooks": Kind(work_off=work_off_webhooks, every=0.5),
 }

@@ -76,6 +76,7 @@ class MemoryRuns(MemoryRepository[Run], RunRepository):
     def _matches(self, which: RunFilter, run: Run) -> bool:
         return (
             run.project_id in which.project_ids
+            and one_of(run.id, which.ids)
             and one_of(run.experiment_id, which.experiment_ids)
             and one_of(run.status, which.statuses)
             and set(which.tags) <= set(run.tags)

@@ -14,6 +14,7 @@ from experiment_domain.backfills import Backfill
 from experiment_domain.captures import CaptureSession
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.experiments import Experiment
+from experiment_domain.exports.jobs import Export, ExportPart
 from experiment_domain.idempotency import IdempotencyKey, RememberedAnswer
 from experiment_domain.kernel.entity import Entity, StatusChange
 from experiment_domain.kernel.errors import Conflict, Refusal, VersionMismatch
@@ -86,7 +87,9 @@ class Store:
     intakes: dict[tuple[UUID, UUID, str], Intake] = field(factory=dict, init=False)  # (sensor, session, key) →
     series: dict[SeriesKey, StoredSeries] = field(factory=dict, init=False)
     backfills: dict[UUID, Backfill] = field(factory=dict, init=False)
-    claims: dict[UUID, StoredClaim] = field(factory=dict, init=False)  # backfill or delivery →
+    exports: dict[UUID, Export] = field(factory=dict, init=False)
+    export_parts: dict[UUID, tuple[ExportPart, ...]] = field(factory=dict, init=False)
+    claims: dict[UUID, StoredClaim] = field(factory=dict, init=False)  # backfill, export or delivery →
     layers: dict[LayerName, bool] = field(factory=dict, init=False)  # those that backfills made whole → is current
     converted: dict[tuple[LayerName, int], None] = field(factory=dict, init=False)  # by backfills: layer, position
     scalars: dict[UUID, tuple[Scalar, ...]] = field(factory=dict, init=False)  # run → in the order of arrival

@@ -16,6 +16,7 @@ from experiment_adapters.memory.conversions import MemoryConversionProfiles
 from experiment_adapters.memory.envelopes import MemoryEnvelopes
 from experiment_adapters.memory.events import MemoryEvents
 from experiment_adapters.memory.experiments import MemoryExperiments
+from experiment_adapters.memory.exports import MemoryExports
 from experiment_adapters.memory.grids import MemoryGrids
 from experiment_adapters.memory.history import MemoryStatusHistory
 from experiment_adapters.memory.idempotency import MemoryIdempotency
@@ -63,6 +64,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.grids = MemoryGrids(store, transaction, captures)
         self.live = MemoryLive(store, transaction)
         self.backfills = MemoryBackfills(store, transaction)
+        self.exports = MemoryExports(store, transaction)
         self.scalars = MemoryScalars(store, transaction)
         self.webhook_subscriptions = MemoryWebhookSubscriptions(store, transaction)
         self.webhook_deliveries = MemoryWebhookDeliveries(store, transaction)

@@ -90,6 +90,7 @@ def _search(which: RunFilter, order: Order) -> Search:
     of_one_status = alone and len(which.statuses) == 1 and not of_one_experiment
     (walked if of_one_experiment else filters).one_of("experiment_id", which.experiment_ids)
     (walked if of_one_status else filters).one_of("status", [str(status) for status in which.statuses])
+    filters.one_of("id", which.ids)
     filters.contains("tags", which.tags)
     filters.overlaps("tags", which.any_tags)
     filters.prefixed("git_sha", which.git_shas)

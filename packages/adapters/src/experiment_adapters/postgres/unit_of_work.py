@@ -24,6 +24,7 @@ from experiment_adapters.postgres.conversions import PostgresConversionProfiles
 from experiment_adapters.postgres.errors import refusals
 from experiment_adapters.postgres.events import PostgresOutbox
 from experiment_adapters.postgres.experiments import PostgresExperiments
+from experiment_adapters.postgres.exports import PostgresExports
 from experiment_adapters.postgres.news import PostgresNews
 from experiment_adapters.postgres.projects import PostgresProjects
 from experiment_adapters.postgres.records import PostgresIdempotency, PostgresStatusHistory
@@ -124,6 +125,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def backfills(self) -> PostgresBackfills:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresBackfills(self._statements)
+
+    @cached_property
+    def exports(self) -> PostgresExports:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresExports(self._statements)
 
     @cached_property
     def webhook_subscriptions(self) -> PostgresWebhookSubscriptions:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -43,6 +43,14 @@ class Conflict(Refusal):
     """The state of things, or something unique, stands against it."""
 
 
+class NotYet(Conflict):
+    """It is not there yet, and will be: ask again after a while."""
+
+
+class Gone(Refusal):
+    """It was there, and is not kept any more."""
+
+
 class InvalidTransition(Conflict):
     """The state machine has no such transition."""
 

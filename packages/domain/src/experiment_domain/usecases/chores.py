@@ -14,6 +14,7 @@ from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import SIGNS_KEPT_FOR
 from experiment_domain.usecases.compaction import compact_telemetry
+from experiment_domain.usecases.exporting import tidy_exports
 from experiment_domain.usecases.services import Services, Work
 from experiment_domain.usecases.webhook_deliveries import BURIED_AT_ONCE
 from experiment_domain.usecases.webhook_deliveries import FORGOTTEN_AT_ONCE as DELIVERIES_AT_ONCE
@@ -102,6 +103,7 @@ CHORES: Mapping[str, Routine] = {
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),
     "forget_webhook_deliveries": Routine(forget_webhook_deliveries, HOUR),
+    "tidy_exports": Routine(tidy_exports, timedelta(minutes=1)),
     "time_out_hung_runs": Routine(time_out_hung_runs, timedelta(seconds=20)),
 }
 

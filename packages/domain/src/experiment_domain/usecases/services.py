@@ -1,6 +1,6 @@
 """The door of the library: give `Services` its ports, and begin units of work on behalf of callers."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cached_property
@@ -8,6 +8,8 @@ from functools import cached_property
 from attrs import field, frozen
 
 from experiment_domain.conversions.rules import Converter, ScalarConverter
+from experiment_domain.exports.files import ExportFiles, ExportFormat, ExportPolicy, NoExportFiles
+from experiment_domain.exports.jobs import FileFormat
 from experiment_domain.idempotency import IdempotencyRecords
 from experiment_domain.kernel.access import Caller, Principal
 from experiment_domain.kernel.clock import Clock, SystemClock
@@ -23,6 +25,7 @@ from experiment_domain.usecases.comparisons import ComparisonUseCases
 from experiment_domain.usecases.conversions import ConversionUseCases
 from experiment_domain.usecases.events import EventUseCases
 from experiment_domain.usecases.experiments import ExperimentUseCases
+from experiment_domain.usecases.exports import ExportUseCases
 from experiment_domain.usecases.live import LiveUseCases
 from experiment_domain.usecases.projects import ProjectUseCases
 from experiment_domain.usecases.recording import Recorder
@@ -97,6 +100,11 @@ class Work:
         return BackfillUseCases(self._recorder, self._converter)
 
     @cached_property
+    def exports(self) -> ExportUseCases:
+        """Exports of readings as files."""
+        return ExportUseCases(self._recorder, self._services.export_files, self._services.export_policy)
+
+    @cached_property
     def scalars(self) -> ScalarUseCases:
         """Scalar metrics of runs."""
         return ScalarUseCases(self._recorder)
@@ -166,6 +174,9 @@ class Services:
     box: SecretBox = field(factory=NoSecretBox)
     webhook_sender: WebhookSender = field(factory=NoSender)
     delivery_policy: DeliveryPolicy = field(factory=DeliveryPolicy)
+    export_files: ExportFiles = field(factory=NoExportFiles)
+    export_formats: Mapping[FileFormat, ExportFormat] = field(factory=dict[FileFormat, ExportFormat])
+    export_policy: ExportPolicy = field(factory=ExportPolicy)
 
     @asynccontextmanager
     async def begin(self, caller: Caller | Principal) -> AsyncGenerator[Work]:

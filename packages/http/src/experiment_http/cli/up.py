@@ -100,6 +100,7 @@ class Everything:
             self._hold_data_dir(foundation)
             upgrade_database(settings.database.url)
         keys = self._add_keys(settings, environment)
+        environment.setdefault("EXPERIMENT_EXPORTS_URL", (self._data_dir.absolute() / "exports").as_uri())
         environment.setdefault("EXPERIMENT_LOG_FORMAT", "console")
         environment.setdefault("EXPERIMENT_LOG_LEVEL", "warning")
         api.begin(environment)
