@@ -1,6 +1,7 @@
 """Streams of readings and of events: what comes, to whom, from where on, and how they end."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -141,6 +142,29 @@ async def test_only_what_is_wanted_comes(runner: object, app: Litestar) -> None:
     # What has been passed over is not passed over again.
     async with readings(world, headers={"Last-Event-ID": before}) as stream:
         await stream.here()
+
+
+async def test_it_is_kept_alive_while_all_that_comes_is_for_others(runner: object, app: Litestar) -> None:
+    world = await new_world(app, signals=["temperature", "pressure"])
+
+    async def busy() -> None:
+        for at in itertools.count():
+            await send(world, at, 1.0, signal="temperature")
+            await asyncio.sleep(0.05)
+
+    async with readings(world, signal=["pressure"]) as stream:
+        before = await stream.here()
+        sending = asyncio.create_task(busy())
+        try:
+            for _ in range(3):
+                await stream.comment("keep-alive")
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        # Who comes again need not pass over all of that once more.
+        assert stream.parser.last_id != before
+        await send(world, 0, 2.0, signal="pressure")
+        assert await values(stream, 1) == [2.0]
 
 
 @pytest.mark.parametrize("last", ["nonsense", "Größe", "x" * 3000, ""])

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -115,6 +116,7 @@ class EventStream:
     is_lost: bool = False
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _sent: str | None = None
+    _sent_at: float = field(factory=time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -178,11 +180,14 @@ class EventStream:
                     case Skipped():
                         await self._patiently(send, event({"last_event_id": self._sent}, name="gap"))
                     case []:
-                        await self._patiently(send, b": keep-alive\n\n" + self._here(follower))
+                        await self._keep_alive(send, follower)
                     case frames:
                         await self._send_frames(send, [frame for frame in frames if self._sees(frame)])
                         if frames[-1].is_last:
                             return
+                        if time.monotonic() - self._sent_at >= pace.keep_alive:
+                            # All that has come since then was for others.
+                            await self._keep_alive(send, follower)
 
     async def _send_frames(self, send: Send, frames: Sequence[Frame]) -> None:
         body = bytearray()
@@ -197,6 +202,9 @@ class EventStream:
     def _sees(self, frame: Frame) -> bool:
         return frame.is_last or self.view.sees(frame.about)
 
+    async def _keep_alive(self, send: Send, follower: Follower) -> None:
+        await self._patiently(send, b": keep-alive\n\n" + self._here(follower))
+
     def _here(self, follower: Follower) -> bytes:
         """An id without an event: a client that breaks off now goes on from here, and need not pass over old things."""
         if follower.spot is None:
@@ -207,6 +215,7 @@ class EventStream:
     async def _patiently(self, send: Send, content: bytes) -> None:
         async with asyncio.timeout(self.streams.pace.send_timeout):
             await self._body(send, content)
+        self._sent_at = time.monotonic()
 
     async def _body(self, send: Send, content: bytes, *, more: bool = True) -> None:
         await send({"type": "http.response.body", "body": content, "more_body": more})
