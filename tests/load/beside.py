@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 from uuid import UUID
 
 import numpy as np
@@ -21,7 +20,6 @@ from attrs import frozen
 from websockets.asyncio.client import connect
 
 from experiment_adapters.auth.local import LocalKeys
-from experiment_adapters.embedded import DATABASE
 from experiment_adapters.postgres.telemetry import arrays
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, Integers, TimestampArray
 from experiment_adapters.postgres.telemetry.merging import statistics_of
@@ -29,7 +27,7 @@ from experiment_adapters.postgres.telemetry.store import RAW, WHOLE, columns_of_
 from experiment_domain.telemetry.batches import moment
 from experiment_http.cli.local import settings_of
 from fix_up import COMMAND, Up, environment
-from load.bench import Bench
+from load.bench import Bench, database_of
 from load.http_client import ConnectionBroken, Pool
 from load.ingest import BATCH, CLIENTS, MOST_PER_SECOND, Recording, start, stored, taken_in
 from load.measures import Measure, Row
@@ -129,13 +127,6 @@ async def beside(bench: Bench) -> list[Row]:
         f"bytes per reading, both layers, receipts and indexes: {per_reading:.1f} (bar: {BYTES}){missed}"
     )
     return rows
-
-
-def database_of(data_dir: Path) -> str:
-    """The URL of the PostgreSQL that `up` has started."""
-    # After PostgreSQL's documentation: the fourth line is the port, the fifth the directory of the socket.
-    _, _, _, port, folder, *_ = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
-    return f"postgresql://postgres@/{DATABASE}?host={quote(folder)}&port={port}"
 
 
 async def chunks(bench: Bench, connection: psycopg.Connection, recording: Recording, *, is_whole: bool) -> Amount:

@@ -66,10 +66,31 @@ def requests_of(api: Api, stock: Stock, chance: random.Random) -> Mapping[str, R
     }
 
 
-async def mixed(bench: Bench) -> list[Row]:
+@frozen(kw_only=True)
+class Offered:
+    """What became of requests that were sent at their time, and how late they were sent; `took` is in seconds."""
+
+    kinds: Mapping[str, Measure]
+    lateness: Measure
+    took: float
+
+    @property
+    def every(self) -> Measure:
+        """All kinds together."""
+        every = Measure([value for one in self.kinds.values() for value in one.latencies])
+        for one in self.kinds.values():
+            every.errors.update(one.errors)
+        return every
+
+
+async def stocked(bench: Bench) -> Stock:
+    """A project with so many runs that lists of them are long."""
+    return await stock_of(bench.api, bench.seed(RUNS))
+
+
+async def offered(bench: Bench, stock: Stock) -> Offered:
     """Arrivals at a fixed rate, whatever the answers do: who waits in a queue of ours is measured with it."""
     rate, seconds = bench.rate, bench.seconds
-    stock = await stock_of(bench.api, bench.seed(RUNS))
     chance = random.Random(1)
     kinds = chance.choices(tuple(MIX), tuple(MIX.values()), k=round(rate * seconds))
     make = requests_of(bench.api, stock, chance)
@@ -87,19 +108,22 @@ async def mixed(bench: Bench) -> list[Row]:
         tasks.append(asyncio.create_task(measured(bench.pool, request, measures[kind], intended)))
     await asyncio.gather(*tasks)
     took = max(seconds, time.perf_counter() - began)
-    every = Measure([value for one in measures.values() for value in one.latencies])
-    for one in measures.values():
-        every.errors.update(one.errors)
-    rows = [measures[kind].row("mixed", kind, took) for kind in MIX]
-    rows.append(every.row("mixed", f"all, offered {rate:g}/s", took))
-    rows.append(Measure(lags).row("mixed", "(lateness of the generator)", took))
+    return Offered(kinds={kind: measures[kind] for kind in MIX}, lateness=Measure(lags), took=took)
+
+
+async def mixed(bench: Bench) -> list[Row]:
+    """An open loop of all kinds."""
+    found = await offered(bench, await stocked(bench))
+    rows = [measure.row("mixed", kind, found.took) for kind, measure in found.kinds.items()]
+    rows.append(found.every.row("mixed", f"all, offered {bench.rate:g}/s", found.took))
+    rows.append(found.lateness.row("mixed", "(lateness of the generator)", found.took))
     return rows
 
 
 async def closed(bench: Bench) -> list[Row]:
     """A few clients that send the next request when they have the last answer: how much is possible."""
     seconds = min(bench.seconds, CLOSED_SECONDS)
-    stock = await stock_of(bench.api, bench.seed(RUNS))
+    stock = await stocked(bench)
     rows: list[Row] = []
     for kind, make in requests_of(bench.api, stock, random.Random(2)).items():
         measure = Measure()

@@ -12,16 +12,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fix_up import Up
 from load.backfills import backfills
-from load.bench import USER, Bench, Scenario
+from load.bench import CONNECTIONS, USER, Bench, Scenario
 from load.beside import beside
 from load.cards import cards
 from load.http_client import Api, Pool
+from load.idle import idle
 from load.ingest import ingest
 from load.lists import filters, lists
 from load.measures import Row, machine, table
 from load.mixed import closed, mixed
 from load.reading import reading
+from load.relay import relay
 from load.streams import streams
+from load.webhooks import webhooks
 
 SCENARIOS: Mapping[str, Scenario] = {
     "mixed": mixed,
@@ -34,8 +37,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "backfills": backfills,
     "beside": beside,
     "reading": reading,
+    "relay": relay,
+    "webhooks": webhooks,
+    "idle": idle,
 }
-CONNECTIONS = 256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
