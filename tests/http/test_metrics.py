@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from litestar import Litestar
 
+from experiment_domain.telemetry.batches import EARLIEST, LATEST
 from http_api import World, new_world
 
 BASE = 1_773_051_273_000_000
@@ -121,6 +122,10 @@ async def test_scalar_metrics(world: World, runner: object) -> None:
         ({"name": "a", "value": 1.0, "step": 1.5}, "metrics[0].step"),
         ({"name": "a", "value": 1.0, "step": 2**63}, "metrics[0].step"),
         ({"name": "a", "value": 1.0, "timestamp": "now"}, "metrics[0].timestamp"),
+        ({"name": "a", "value": 1.0, "timestamp": "0001-01-01T00:00:00+01:00"}, "metrics[0].timestamp"),
+        ({"name": "a", "value": 1.0, "timestamp": EARLIEST - 1}, "metrics[0].timestamp"),
+        ({"name": "a", "value": 1.0, "timestamp": LATEST + 1}, "metrics[0].timestamp"),
+        ({"name": "a", "value": 1.0, "timestamp": 2**70}, "metrics[0].timestamp"),
         ({"name": "a", "value": 1.0, "unit": "V"}, "metrics[0].unit"),
     ],
 )
@@ -128,6 +133,20 @@ async def test_bad_scalar_metrics(world: World, runner: object, metric: dict[str
     problem = await world.editor.refused("POST", metrics(world), 422, "invalid", {"metrics": [metric]})
     assert problem["errors"][0]["path"] == path
     assert (await world.viewer.done("GET", f"{metrics(world)}/latest"))["items"] == []
+
+
+async def test_times_of_scalar_metrics_are_kept_to_the_ends_of_time(world: World, runner: object) -> None:
+    logged = [
+        {"name": f"at {place}", "value": 1.0, "timestamp": at} for place, at in enumerate((EARLIEST, -1, 0, LATEST))
+    ]
+    await world.editor.done("POST", metrics(world), {"metrics": logged})
+    found = (await world.viewer.done("GET", f"{metrics(world)}/latest"))["items"]
+    assert [item["timestamp"] for item in found] == [
+        "0001-01-01T00:00:00.000000Z",
+        "1969-12-31T23:59:59.999999Z",
+        "1970-01-01T00:00:00.000000Z",
+        "9999-12-31T23:59:59.999999Z",
+    ]
 
 
 async def test_numbers_that_are_none(world: World, runner: object) -> None:

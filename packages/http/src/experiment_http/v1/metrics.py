@@ -25,8 +25,7 @@ from experiment_http.operations import Call, Operations
 from experiment_http.pagination import Cursor
 from experiment_http.structs import converted
 from experiment_http.times import Timestamp
-from experiment_http.v1.batches import Time
-from experiment_http.v1.telemetry_out import LayerChoice
+from experiment_http.v1.telemetry_out import Edge, LayerChoice
 from experiment_http.v1.values import ENTITY, Json, Name, Request
 
 USUAL = 1_000
@@ -170,11 +169,11 @@ class NewScalar(Request, frozen=True, gc=False):
     name: Name
     value: float
     step: Annotated[int, Meta(ge=-LAST_STEP - 1, le=LAST_STEP)] | UnsetType | None = UNSET
-    timestamp: Time | UnsetType | None = UNSET
+    timestamp: Edge | UnsetType | None = UNSET
 
     def logged(self) -> Logged:
         """The same in the words of the domain."""
-        at = self.timestamp or None
+        at = None if self.timestamp is UNSET else self.timestamp
         return Logged(
             name=self.name,
             value=self.value,
