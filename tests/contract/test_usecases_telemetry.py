@@ -14,10 +14,11 @@ from experiment_domain.kernel.access import Role, SensorToken, User
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from experiment_domain.runs import Run
 from experiment_domain.sensors import new_token, token_hash
-from experiment_domain.telemetry.batches import BadReadings, micros
+from experiment_domain.telemetry.batches import BadReadings, Batch, micros
 from experiment_domain.telemetry.grids import GridQuestion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases import telemetry
 from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.telemetry import Accepted, LayerReadings
 from laboratory import Laboratory, token_of
@@ -68,6 +69,30 @@ async def test_a_batch_goes_to_the_only_running_session(lab: Laboratory):
     with pytest.raises(Conflict) as refusal:
         await lab.ingest(made, a_batch(a_column([2], [1.0])))
     assert refusal.value.code == "no_running_session"
+
+
+async def test_a_sensor_does_not_deliver_ever_more_signals(lab: Laboratory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(telemetry, "SIGNALS_OF_SENSOR", 4)
+    run, made, session = await _recording(lab)
+
+    def batch(*signals: str, at: int = 1) -> Batch:
+        return a_batch(*(a_column([at], [1.0], signal) for signal in signals))
+
+    await lab.ingest(made, batch("a", "b", "c"))
+    with pytest.raises(Invalid, match="at most 4 signals"):
+        await lab.ingest(made, batch("c", "d", "e"))
+    # Of batches that come together each is judged with those before it; what brings nothing new is always taken.
+    outcomes = await lab.do(
+        lambda work: work.telemetry.ingest_all([batch("d"), batch("e"), batch("a", "d", at=2)]), by=token_of(made)
+    )
+    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True, False, True]
+    assert [series.signal for series in await lab.ask(lambda work: work.telemetry.series(session.id))] == list("abcd")
+    # It counts for each session and each sensor by itself.
+    other = await lab.sensor(run)
+    await lab.stop(session)
+    await lab.session(run)
+    for sender in (made, other):
+        await lab.ingest(sender, batch("w", "x", "y", "z"))
 
 
 async def test_among_several_running_sessions_one_is_to_be_named(lab: Laboratory):

@@ -23,6 +23,8 @@ READINGS = 100_000
 """The most readings that a batch may hold."""
 SIGNALS = 256
 """The most signals that a batch may hold."""
+SIGNALS_OF_SENSOR = 10_000
+"""The most signals that a sensor may deliver in one session: whoever asks about a run is answered about all of them."""
 SIGNAL_LENGTH = 100
 BATCH_ID_LENGTH = 200
 REPEATS = 16

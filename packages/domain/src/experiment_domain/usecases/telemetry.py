@@ -18,7 +18,7 @@ from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFou
 from experiment_domain.kernel.events import Event
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.spool import Sender, Senders
-from experiment_domain.telemetry.batches import Batch, Column, moment
+from experiment_domain.telemetry.batches import SIGNALS_OF_SENSOR, Batch, Column, moment
 from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
 from experiment_domain.telemetry.grids import GridColumn, GridPage, GridQuestion, check_range
 from experiment_domain.telemetry.store import (
@@ -134,6 +134,7 @@ class TelemetryUseCases(UseCases):
                     outcomes.append(_repeated(known, batch))
                     continue
                 intake = self._intake(admission, batch, key)
+                _check_signals(admission, intake, intakes)
             except Refusal as refusal:
                 outcomes.append(refusal)
                 continue
@@ -398,6 +399,15 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
             ],
         )
     return found[0]
+
+
+def _check_signals(admission: Admission, intake: Intake, before: Sequence[Intake]) -> None:
+    """Refuse a batch that would give its session too many signals of its sensor, with those taken in `before` it."""
+    session_id = intake.receipt.capture_session_id
+    known = next(found.signals for found in admission.destinations if found.capture_session_id == session_id)
+    signals = {*known, *(chunk.column.signal for one in (*before, intake) for chunk in one.chunks)}
+    if len(signals) > max(len(known), SIGNALS_OF_SENSOR):
+        raise Invalid.at("readings", f"a sensor delivers at most {SIGNALS_OF_SENSOR:,} signals in one capture session")
 
 
 def _late_data(intake: Intake, run_id: UUID) -> Event:

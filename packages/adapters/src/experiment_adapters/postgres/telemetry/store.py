@@ -530,7 +530,7 @@ def _admission(rows: Sequence[Row]) -> Admission:
 
 def _destination(rows: Sequence[Row]) -> Destination:
     """The session of rows that differ only in the layer of which each tells the profile."""
-    session_id, project_id, run_id, status, takes_part, _, stopped_at, *_ = rows[0]
+    session_id, project_id, run_id, status, takes_part, signals, stopped_at, *_ = rows[0]
     profiles = [
         (is_current, CONVERSION_PROFILES.entity(tuple(profile)))
         for is_current, profile in ((row[_AT_LAYER], row[_AT_LAYER + 1 :]) for row in rows)
@@ -544,6 +544,7 @@ def _destination(rows: Sequence[Row]) -> Destination:
         stopped_at=stopped_at,
         profile=next((profile for is_current, profile in profiles if is_current), None),
         others=[profile for is_current, profile in profiles if not is_current],
+        signals=signals,
         takes_part=takes_part,
     )
 
