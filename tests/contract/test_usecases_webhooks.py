@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -21,12 +21,12 @@ from experiment_domain.kernel.entity import Page
 from experiment_domain.kernel.errors import Conflict, Invalid, InvalidTransition, NotFound, Refusal, VersionMismatch
 from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.webhooks import WebhookWithSecret
-from experiment_domain.webhooks.deliveries import DeliveryStatus, WebhookDelivery
+from experiment_domain.webhooks.deliveries import DeliveryStatus, WebhookAttempt, WebhookDelivery
 from experiment_domain.webhooks.secrets import NoSecretBox, Unreadable
 from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome
 from experiment_domain.webhooks.subscriptions import SubscriptionStatus
 from laboratory import SECRET_KEY, Laboratory
-from receiver import Receiver, status
+from receiver import Receiver, hang, status
 
 PENDING, DELIVERED, DEAD = DeliveryStatus
 SOON = 20.0
@@ -110,6 +110,31 @@ async def test_an_event_is_delivered_signed_and_once(lab: Laboratory):
         assert {UUID(each.id) for each in receiver.received} == {first.event_id, second.event_id}
         await work_off_webhooks(lab.services, seconds=0.1)
         assert len(receiver.received) == 2
+
+
+async def test_an_event_is_delivered_at_once_beside_an_attempt_that_hangs(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("experiment_domain.usecases.delivering.LOOKS_EVERY", SOON)
+    async with Receiver().serving() as receiver:
+        receiver.answers["/hung"] = hang
+        hung = await lab.webhook(url=receiver.url("/hung"), event_types=["experiment.created"])
+        await lab.webhook(url=receiver.url("/open"), event_types=["run.created"])
+        experiment = await lab.experiment()
+        attempts: Sequence[WebhookAttempt] | None = None
+
+        async def is_told() -> bool:
+            nonlocal attempts
+            if receiver.at("/hung") and not receiver.at("/open"):
+                await lab.run(experiment)
+                await asyncio.sleep(0.5)
+            if receiver.at("/open") and attempts is None:
+                (waiting,) = await deliveries(lab, hung)
+                attempts = await lab.ask(lambda work: work.webhook_deliveries.attempts(waiting.id))
+            return attempts is not None
+
+        await work_until(lab, is_told)
+        assert attempts == []
 
 
 async def test_filters_choose(lab: Laboratory):

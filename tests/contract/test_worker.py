@@ -1,7 +1,9 @@
 """The worker's parts: nudges in their time, actors on a broker, who leads, and what is held open for them."""
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from inspect import isawaitable
@@ -127,12 +129,12 @@ def working(broker: Broker, threads: int = 2) -> Iterator[Worker]:
         broker.close()
 
 
-def doing(work: Callable[[], Any], every: float = 10.0, at_once: int = 1) -> Kind:
+def doing(work: Callable[[], Any], every: float = 10.0, at_once: int = 1, seconds: float = 60.0) -> Kind:
     async def work_off(services: Services, *, seconds: float, stopping: Callable[[], bool]) -> int:
         result = work()
         return await result if isawaitable(result) else result
 
-    return Kind(work_off=work_off, every=every, at_once=at_once)
+    return Kind(work_off=work_off, every=every, at_once=at_once, seconds=seconds)
 
 
 def actors_on(broker: Broker, **work: Kind) -> Any:
@@ -205,14 +207,40 @@ def test_what_breaks_off_is_told_and_nothing_is_tried_again_before_the_next_nudg
 
 
 def test_work_that_hangs_is_broken_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("experiment_worker.actors.SECONDS", 0.0)
     monkeypatch.setattr("experiment_worker.actors.PATIENCE", 0.1)
     broker = broker_of(None, Held().open())
-    actors = actors_on(broker, hanging=doing(lambda: asyncio.sleep(3600)))
+    actors = actors_on(broker, hanging=doing(lambda: asyncio.sleep(3600), seconds=0.0))
     with structlog.testing.capture_logs() as logs, working(broker):
         actors["hanging"].send()
         joined(broker)
     assert [entry["kind"] for entry in logs if entry["event"] == "work broke off"] == ["hanging"]
+
+
+def test_work_without_an_end_goes_on_until_the_worker_stops(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("experiment_worker.actors.PATIENCE", 0.0)
+    stopping, told = threading.Event(), list[float]()
+
+    async def work_off(services: Services, *, seconds: float, stopping: Callable[[], bool]) -> int:
+        told.append(seconds)
+        while not stopping():  # noqa: ASYNC110 - a thread sets it
+            await asyncio.sleep(0.01)
+        return 7
+
+    broker = broker_of(None, Held().open())
+    kind = Kind(work_off=work_off, every=10.0, seconds=math.inf)
+    actors = actors_of(broker, Services(units_of_work=MemoryUnitsOfWork()), {"endless": kind}, stopping.is_set)
+    with structlog.testing.capture_logs() as logs, working(broker):
+        actors["endless"].send()
+        until(lambda: told)
+        time.sleep(0.1)
+        stopping.set()
+        joined(broker)
+    assert told == [math.inf]
+    assert [(entry["event"], entry["count"]) for entry in logs if "kind" in entry] == [("worked off", 7)]
+
+
+def test_delivering_webhooks_has_no_end_at_which_events_would_wait_for_endpoints_that_hang():
+    assert WORK["webhooks"].seconds == math.inf
 
 
 def test_nudges_that_piled_up_are_passed_over():

@@ -11,10 +11,8 @@ from experiment_domain import Services
 from experiment_domain.kernel.errors import Unavailable
 from experiment_worker.work import Kind
 
-SECONDS = 60.0
-"""How long one nudge keeps a worker at work; the next one goes on."""
 PATIENCE = 30.0
-"""Seconds beyond these after which work that hangs is broken off."""
+"""Seconds beyond its own after which work that hangs is broken off."""
 
 log = get_logger(__name__)
 
@@ -32,8 +30,8 @@ def actors_of(
                 return
             busy[name] += 1
             try:
-                async with asyncio.timeout(SECONDS + PATIENCE):
-                    count = await kind.work_off(services, seconds=SECONDS, stopping=stopping)
+                async with asyncio.timeout(kind.seconds + PATIENCE):
+                    count = await kind.work_off(services, seconds=kind.seconds, stopping=stopping)
             except Unavailable as error:
                 log.warning("the database is away; work waits in its rows", kind=name, cause=error.detail)
             except Exception:  # the rows are still there: the next nudge finds them

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -36,12 +37,14 @@ class WorkOff(Protocol):
 class Kind:
     """A kind of work: what works it off, and how many seconds pass between two nudges to do so.
 
-    A nudge that comes while one process is at it already `at_once` times is for nothing.
+    A nudge keeps a process at it for so many `seconds`; one that comes while it is at it already `at_once` times is for
+    nothing.
     """
 
     work_off: WorkOff
     every: float
     at_once: int = 1
+    seconds: float = 60.0
 
 
 class _Log(ChoreWatcher):
@@ -66,5 +69,6 @@ WORK: Mapping[str, Kind] = {
     "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
     "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=5.0),
     "exports": Kind(work_off=partial(work_off_exports, failed=_export_failed), every=5.0),
-    "webhooks": Kind(work_off=work_off_webhooks, every=0.5),
+    # Without an end: who comes to one waits for all attempts, and every event meanwhile for the slowest endpoint.
+    "webhooks": Kind(work_off=work_off_webhooks, every=0.5, seconds=inf),
 }

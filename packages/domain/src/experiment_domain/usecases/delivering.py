@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from heapq import heappop, heappush
+from typing import Any
 from uuid import UUID
 
 from experiment_domain.kernel.access import System
@@ -19,7 +20,7 @@ from experiment_domain.webhooks.sending import Outcome, WebhookMessage
 AT_ONCE = 512
 """How many attempts one worker makes at once: as many as dozens of endpoints have that never answer, and some."""
 LOOKS_EVERY = 0.2
-"""Seconds between two looks for what is due, while attempts are under way."""
+"""Seconds between two looks for what is due while attempts are under way, where neither one ends nor a hint comes."""
 IDLES_FOR = 10.0
 """Seconds between two looks where nothing was due at the last one, and no hint comes that there is.
 
@@ -44,8 +45,9 @@ async def work_off_webhooks(
 ) -> int:
     """Deliver events to webhooks, and wait for more, until `seconds` are over or it is `stopping`.
 
-    How many attempts ended; those that are under way at the end are waited for. Raises `Unavailable` where the database
-    is away: whatever was claimed can be claimed again after a while, and is then delivered a second time.
+    How many attempts ended. Those that are under way at the end are waited for, and nothing is claimed meanwhile: who
+    gives it an end lets events wait for the slowest endpoint there. Raises `Unavailable` where the database is away:
+    whatever was claimed can be claimed again after a while, and is then delivered a second time.
     """
     if isinstance(services.box, NoSecretBox):
         at_once = 0  # what cannot be signed waits for a worker that can
@@ -65,15 +67,14 @@ async def work_off_webhooks(
                 if not is_over():
                     more, claimed = await _look(services, worker, at_once - len(under_way))
                     under_way |= {asyncio.create_task(_attempt(services, dispatch)) for dispatch in claimed}
-                if under_way:
-                    done = await _ended(under_way, 0 if more else LOOKS_EVERY)
-                    under_way -= done
-                    if done:
-                        for pause in await _conclude(services, worker, [task.result() for task in done]):
-                            heappush(due, time.monotonic() + pause)
-                        ended += len(done)
-                elif not more:
-                    await _hint(hints, min([time.monotonic() + IDLES_FOR, *due[:1]]), is_over)
+                pause = LOOKS_EVERY if under_way else IDLES_FOR
+                until = 0.0 if more else min([time.monotonic() + pause, *due[:1]])
+                done = await _news(hints, under_way, until, is_over)
+                under_way -= done
+                if done:
+                    for again in await _conclude(services, worker, [task.result() for task in done]):
+                        heappush(due, time.monotonic() + again)
+                    ended += len(done)
                 while due and due[0] <= time.monotonic():
                     heappop(due)
     finally:
@@ -83,14 +84,25 @@ async def work_off_webhooks(
     return ended
 
 
-async def _hint(hints: Hints, until: float, is_over: Callable[[], bool]) -> None:
-    """Wait for a hint, or until it is time to look anyway."""
+async def _news(
+    hints: Hints, under_way: Collection[asyncio.Task[Ended]], until: float, is_over: Callable[[], bool]
+) -> set[asyncio.Task[Ended]]:
+    """The attempts that have ended, with those that end right after the first of them.
+
+    They are waited for, and so is a hint, until it is time to look anyway.
+    """
     hint = asyncio.create_task(hints.wait(max(0.0, until - time.monotonic())))
     try:
-        while not hint.done() and not is_over():
-            await asyncio.wait([hint], timeout=STOPS_WITHIN)
+        ended: Collection[asyncio.Task[Any]] = ()
+        while not ended and (under_way or not is_over()):
+            ended, _ = await asyncio.wait([hint, *under_way], timeout=STOPS_WITHIN, return_when=asyncio.FIRST_COMPLETED)
     finally:
         hint.cancel()
+    done = {task for task in under_way if task.done()}
+    if done and len(done) < len(under_way):
+        further, _ = await asyncio.wait(set(under_way) - done, timeout=GATHERED)
+        done |= further
+    return done
 
 
 async def _look(services: Services, worker: UUID, most: int) -> tuple[bool, Collection[Dispatch]]:
@@ -105,15 +117,6 @@ async def _conclude(services: Services, worker: UUID, ended: Sequence[Ended]) ->
     async with services.begin(System()) as work:
         pauses = await work.webhook_deliveries.conclude(worker, ended)
     return (pause.total_seconds() for pause in pauses if pause <= SOON)
-
-
-async def _ended(under_way: Collection[asyncio.Task[Ended]], seconds: float) -> set[asyncio.Task[Ended]]:
-    """The attempts that have ended, with those that end right after the first of them."""
-    done, waiting = await asyncio.wait(under_way, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if done and waiting:
-        further, _ = await asyncio.wait(waiting, timeout=GATHERED)
-        done |= further
-    return done
 
 
 async def _attempt(services: Services, dispatch: Dispatch) -> Ended:
