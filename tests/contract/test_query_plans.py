@@ -9,17 +9,17 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from attrs import define, field, frozen
+from attrs import frozen
 
 from entities import NOW, fresh
 from experiment_adapters.postgres.runs import PostgresRuns
 from experiment_adapters.postgres.seed import Seeded, seed_runs
-from experiment_adapters.postgres.statements import Answer, Statements
 from experiment_adapters.postgres.unit_of_work import PostgresUnitOfWork, PostgresUnitsOfWork
 from experiment_domain.experiments import SORTS
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.entity import Page, Position
 from experiment_domain.runs import Run, RunFilter, RunStatus
+from explaining import Explaining
 
 RUNS = 100_000
 MOST_BUFFERS = 25_000
@@ -33,26 +33,6 @@ FILTERS = (
 )  # fmt: skip
 
 Values = Mapping[str, Any]
-
-
-@define
-class Explaining:
-    """Statements that have PostgreSQL explain each query before they ask it."""
-
-    statements: Statements
-    queries: list[str] = field(factory=list[str])
-    plans: list[Any] = field(factory=list[Any])
-
-    def ask(self, sql: str, parameters: Sequence[Any], *, prepare: bool = True) -> Answer:
-        assert not prepare, "a filtered list is planned for what it is filtered by"
-        self.queries.append(sql)
-        self.plans.append(
-            self.statements.ask(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters, prepare=False)
-        )
-        return self.statements.ask(sql, parameters, prepare=False)
-
-    async def roots(self) -> list[Any]:
-        return [(await plan.value())[0]["Plan"] for plan in self.plans]
 
 
 @frozen
@@ -72,6 +52,7 @@ class Stock:
             assert isinstance(uow, PostgresUnitOfWork)
             explaining: Any = Explaining(uow._statements)
             page = await PostgresRuns(explaining).page(which, sort=sort, limit=50, after=after)
+            assert not any(explaining.prepared), "a filtered list is planned for what it is filtered by"
             for query, root in zip(explaining.queries, await explaining.roots(), strict=True):
                 told = f"{values} by {sort} after {after}\n{query}\n{root}"
                 assert "OFFSET" not in query

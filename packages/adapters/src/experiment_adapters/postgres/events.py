@@ -68,7 +68,8 @@ class PostgresOutbox(EventLog):
         now, rows = await newest(
             self._statements,
             window,
-            f"SELECT position, {_EVENT} FROM outbox WHERE {' AND '.join(conditions.texts)} ORDER BY position LIMIT %s",
+            f"SELECT position, {_EVENT} FROM outbox WHERE {' AND '.join(conditions.texts)}"
+            f" ORDER BY {window.order} LIMIT %s",
             [*conditions.parameters, limit + 1],
         )
         if now is None:

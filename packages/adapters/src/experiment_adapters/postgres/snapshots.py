@@ -58,6 +58,16 @@ class Window:
         if self.position:
             conditions.add("position > %s", self.position)
 
+    @property
+    def order(self) -> str:
+        """By what its rows are to be ordered: their positions, so written that a long table costs nothing.
+
+        Where the window begins at a position, or with the first row, an index leads straight to it. Otherwise its rows
+        lie somewhere behind, and the planner, who cannot tell how few they are, must be kept from walking there along
+        that index: only what came since is looked at then, and sorted.
+        """
+        return "position" if self.position or self.seen == _NOTHING else "position + 0"
+
     def behind(self, positions: Sequence[int], now: str, *, more: bool) -> list[str]:
         """The places behind rows of this window, which were read in the snapshot `now`: all, or there are more."""
         places = [f"{self.seen} {self.until or now} {position}" for position in positions]
