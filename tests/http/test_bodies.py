@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from http_api import API, World, documented, refusal
+from http_api import API, Client, World, documented, refusal
 from nasty_json import NO_VALUES, VALUES, malformed, unfitting
 
 OPERATIONS = [(method, path, found) for method, path, found in documented() if "requestBody" in found]
@@ -278,6 +278,29 @@ async def test_a_body_that_does_not_come_is_not_waited_for(runner: object) -> No
 
     answer = await client.send("POST", "/projects", content=slow(), headers={"Content-Type": "application/json"})
     refusal(answer, 408, "body_too_slow")
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+async def test_a_large_body_of_a_stranger_is_not_waited_for(world: World, runner: object, is_packed: bool) -> None:
+    content = b" " * (4 << 20)
+    sent = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        nonlocal sent
+        whole = gzip.compress(content) if is_packed else content
+        for place in range(0, len(whole), len(whole) // 8):
+            sent += 1
+            yield whole[place : place + len(whole) // 8]
+
+    headers = {"Content-Type": "application/json", **({"Content-Encoding": "gzip"} if is_packed else {})}
+    for caller, status, code in (
+        (Client(world.app, "xps_nobodys"), 401, "unauthenticated"),
+        (world.editor, 403, "forbidden"),
+        (world.sensor, 400, "malformed_body"),
+    ):
+        sent = 0
+        refusal(await caller.send("POST", "/telemetry", content=parts(), headers=headers), status, code)
+        assert (sent < 8) is (caller is not world.sensor)
 
 
 async def test_a_caller_who_goes_away_leaves_nothing(world: World, runner: object) -> None:

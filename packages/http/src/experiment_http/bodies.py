@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from attrs import field, frozen
@@ -63,8 +63,18 @@ def json_body(struct: type[S], *, required: bool = True) -> BodyKind:
     return BodyKind(schema=struct, decode=lambda body: converted(strict_json.parse(body), struct), required=required)
 
 
-async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind, timeout: float) -> Buffer:  # noqa: ASYNC109 - TimeoutError becomes a refusal here
-    """The bytes of the body, unpacked."""
+async def _anybody() -> None:
+    """Let everybody in."""
+
+
+async def read(
+    receive: Receive,
+    headers: Mapping[bytes, bytes],
+    kind: BodyKind,
+    timeout: float,  # noqa: ASYNC109 - TimeoutError becomes a refusal here
+    let_in: Callable[[], Awaitable[None]] = _anybody,
+) -> Buffer:
+    """The bytes of the body, unpacked. `let_in` is asked before more than an ordinary body is held for long."""
     unpacker = _unpacker(headers.get(b"content-encoding"), kind)
     length = headers.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 15 or int(length) > kind.limit):
@@ -75,7 +85,7 @@ async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind,
     else:
         try:
             async with asyncio.timeout(timeout):
-                await _read_on(receive, message, unpacker, kind.limit)
+                await _read_on(receive, message, unpacker, kind.limit, let_in)
         except TimeoutError:
             raise TooSlow(timeout) from None
     body = unpacker.end()
@@ -86,8 +96,10 @@ async def read(receive: Receive, headers: Mapping[bytes, bytes], kind: BodyKind,
     return body
 
 
-async def _read_on(receive: Receive, message: Any, unpacker: "Unpacker", limit: int) -> None:
-    arrived = 0
+async def _read_on(
+    receive: Receive, message: Any, unpacker: "Unpacker", limit: int, let_in: Callable[[], Awaitable[None]]
+) -> None:
+    arrived, is_let_in = 0, False
     while True:
         if message["type"] == "http.disconnect":
             raise Malformed("body_incomplete", "The caller went away before the body was whole.")
@@ -98,6 +110,9 @@ async def _read_on(receive: Receive, message: Any, unpacker: "Unpacker", limit: 
         unpacker.feed(chunk)
         if not message.get("more_body"):
             return
+        if unpacker.held > ORDINARY and not is_let_in:
+            await let_in()
+            is_let_in = True
         message = await receive()
 
 
@@ -116,6 +131,11 @@ def _unpacker(encoding: bytes | None, kind: BodyKind) -> "Unpacker":
 class Unpacker(Protocol):
     """Takes a body as it arrives; what it holds never grows beyond a limit."""
 
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """How many bytes it holds."""
+
     @abstractmethod
     def feed(self, data: bytes) -> None:
         """Take what has arrived. Raises `TooLarge`, or `Malformed` where it cannot be unpacked."""
@@ -132,6 +152,11 @@ class Plain(Unpacker):
         self._limit = limit
         self._chunks: list[bytes] = []
         self._size = 0
+
+    @property
+    def held(self) -> int:
+        """All that has arrived."""
+        return self._size
 
     def feed(self, data: bytes) -> None:
         """Keep what has arrived."""
@@ -153,6 +178,11 @@ class Packed(Unpacker):
         self._body = bytearray()
         self._members = 0
         self._open = False
+
+    @property
+    def held(self) -> int:
+        """What has been unpacked."""
+        return len(self._body)
 
     def feed(self, data: bytes) -> None:
         """Unpack what has arrived, step by step, and never further than one byte beyond the limit."""

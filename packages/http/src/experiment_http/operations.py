@@ -21,8 +21,8 @@ from litestar.types import ASGIApp, Method, Receive
 from msgspec import Struct
 
 from experiment_domain.kernel.access import Authenticator, Caller, Permission, Principal
-from experiment_domain.kernel.errors import NotFound
-from experiment_domain.usecases import Services
+from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, Unauthenticated, Unavailable
+from experiment_domain.usecases import Services, Work
 from experiment_http import bodies, etags, idempotency, paths, queries
 from experiment_http.answers import Answer, Form
 from experiment_http.bodies import BodyKind, Buffer
@@ -134,6 +134,8 @@ class Operation:
     refuses: Sequence[int] = ()
     spooled: Form[Any] | None = None
     """The form of the answer where the body, a batch, waits in the spool because the database is away."""
+    let_in: Callable[[Work], Awaitable[None]] | None = None
+    """Refuses a caller whose large body is not worth reading."""
     wants: frozenset[str] = field(factory=frozenset[str])
 
     @property
@@ -190,7 +192,9 @@ class Operation:
         call = self._read_query(api, scope, headers, caller, given)
         if self.body is not None:
             if self.signed_by is None:
-                content = await bodies.read(request.receive, headers, self.body, api.settings.body_timeout)
+                content = await bodies.read(
+                    request.receive, headers, self.body, api.settings.body_timeout, lambda: self._let_in(api, caller)
+                )
             decode = self.body.decoder(headers.get(b"content-type", b"")) if content else None
             given["body"] = decode(content) if decode else None
         if "call" in self.wants:
@@ -214,6 +218,25 @@ class Operation:
             return await store()
         batch: Any = given["body"]
         return await api.spooling.answer(caller, batch, store, api.answers, attempt)
+
+    async def _let_in(self, api: Api, caller: Caller) -> None:
+        """Refuse strangers whose tokens only look like some: many of their bodies at once would fill the memory.
+
+        Whatever else stands against a body is told when it is whole.
+        """
+        if self.let_in is None:
+            return
+        try:
+            # Not on a replica, which may not know a new token yet.
+            async with api.services.begin(caller) as work:
+                await self.let_in(work)
+        except (Unauthenticated, Forbidden):
+            raise
+        except Unavailable:
+            if api.spooling is None or not api.spooling.reception.knows(caller):
+                raise
+        except Refusal:
+            return
 
     async def _read_signed(
         self, api: Api, signatory: Signatory, receive: Receive, headers: Mapping[bytes, bytes]
@@ -304,6 +327,7 @@ class Operations:
         signed_by: Signatory | None = None,
         refuses: Sequence[int] = (),
         spooled: Form[Any] | None = None,
+        let_in: Callable[[Work], Awaitable[None]] | None = None,
     ) -> Callable[[H], H]:
         if not isinstance(getattr(use_case, "permission", None), Permission):
             raise TypeError(f"{method} {path} has no use case that declares a permission")
@@ -328,6 +352,7 @@ class Operations:
                 query=hints.get("query"),
                 refuses=refuses,
                 spooled=spooled,
+                let_in=let_in,
                 wants=wants,
             )
             named = {name for name, _ in operation.path_parameters()}

@@ -47,6 +47,7 @@ operations = Operations("telemetry", "Readings, in with a sensor's token and out
     ),
     refuses=(404,),
     spooled=SPOOLED,
+    let_in=lambda work: work.telemetry.check_sender(),
 )
 async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     """Send a batch of readings, with the sensor's own token.
