@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import tracemalloc
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entities import a_column, a_profile, a_session, later
+from experiment_adapters.postgres.telemetry import summaries
 from experiment_domain.captures import CaptureSession, CaptureStatus, Pin
 from experiment_domain.conversions.profiles import ProfileStatus
 from experiment_domain.conversions.rules import Linear
@@ -197,3 +199,22 @@ async def test_large_chunks_across_the_edges_of_buckets(rig: Rig):
         for start, metrics in zip(starts(found), found, strict=True):
             within = [(stamp, 1, value, False) for stamp, value in batches if start <= stamp < start + bucket]
             check(metrics, within)
+
+
+async def test_large_batches_are_opened_a_few_at_a_time(
+    runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(summaries, "READINGS_AT_ONCE", 20_000)
+    rig = await Rig.build(postgres_units_of_work)
+    for batch in range(50):
+        begin = T0 + batch * 10 * SECOND
+        await rig.deliver(a_column(range(begin, begin + 10 * SECOND, 1_000), [float(batch)] * 10_000))
+    tracemalloc.start()
+    try:
+        found = await rig.metrics(Layer.RAW, bucket=3 * SECOND)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(metrics.statistics.count for metrics in found if metrics.statistics) == 500_000
+    # All of them together have 8 MB of timestamps and values.
+    assert peak < 4 << 20

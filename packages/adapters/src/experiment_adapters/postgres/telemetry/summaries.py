@@ -1,6 +1,7 @@
 """Summaries of series: from the statistics of chunks, opening only those that these do not say enough about."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.buckets import Flags, Part, Spans, Summed, SummedChunks
-from experiment_adapters.postgres.telemetry.headers import in_common
+from experiment_adapters.postgres.telemetry.headers import READINGS_AT_ONCE, in_common
 from experiment_adapters.postgres.telemetry.merging import Opened, merge
 from experiment_domain.telemetry.store import Layer, check_buckets
 
@@ -63,7 +64,7 @@ ORDER BY place
 """
 
 OPENED_AT_ONCE = 500
-"""How many chunks are opened in one query."""
+"""How many chunks are opened in one query at most: fewer where they are large."""
 
 
 @frozen(kw_only=True)
@@ -184,8 +185,10 @@ async def _islands(
     ]
     island: list[Opened] = []
     current, reached = 0, 0
-    for start in range(0, len(wanted), OPENED_AT_ONCE):
-        columns = map(list, zip(*wanted[start : start + OPENED_AT_ONCE], strict=True))
+    numbers, held = np.arange(len(wanted)), np.cumsum(found.spans.readings[aside])
+    edges = np.flatnonzero(np.diff(numbers // OPENED_AT_ONCE) | np.diff(held // READINGS_AT_ONCE)) + 1
+    for start, end in pairwise([0, *edges.tolist(), len(wanted)] if wanted else ()):
+        columns = map(list, zip(*wanted[start:end], strict=True))
         for series_id, position, late, timestamps, values in await statements.ask(_OPEN, [*columns]).rows():
             if island and (series_id != current or timestamps[0] > reached):
                 yield owners[current], island
