@@ -238,6 +238,10 @@ class CaptureSessionRepository(Repository[CaptureSession], Protocol):
         """The running sessions of a run."""
 
     @abstractmethod
+    async def left_running(self, limit: int) -> Sequence[UUID]:
+        """At most so many running sessions whose runs are over, which no command leaves behind."""
+
+    @abstractmethod
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         """The active sessions of runs, by run: running, or with a backfill that is queued or running.
 

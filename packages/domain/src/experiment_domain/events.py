@@ -267,6 +267,20 @@ class SensorTokenRotated(EventData):
     grace: Annotated[float, "For how many seconds the old one lives on."]
 
 
+@event_type("sensor.offline", about="sensor")
+class SensorOffline(EventData):
+    """An active sensor has given no sign of life for five minutes; it is told once until it gives one again."""
+
+    last_seen_at: Annotated[datetime, "When it gave its last sign of life."]
+
+
+@event_type("sensor.online", about="sensor")
+class SensorOnline(EventData):
+    """A sensor that was told to be offline has given a sign of life."""
+
+    last_seen_at: Annotated[datetime, "When it gave its last sign of life."]
+
+
 @event_type("sensor.retired", about="sensor")
 class SensorRetired(EventData):
     """A sensor was retired for good."""

@@ -30,7 +30,7 @@ from experiment_domain.telemetry.grids import Grids
 from experiment_domain.telemetry.layers import PhysicalLayers
 from experiment_domain.telemetry.live import LiveReadings
 from experiment_domain.telemetry.store import TelemetryStore
-from experiment_domain.vigils import RunVigils
+from experiment_domain.vigils import RunVigils, SensorVigils
 from experiment_domain.webhooks.deliveries import WebhookDeliveryRepository
 from experiment_domain.webhooks.subscriptions import WebhookSubscriptionRepository
 
@@ -68,6 +68,7 @@ class UnitOfWork(Protocol):
     chores: ChoreBook
     relays: RelayPlaces
     vigils: RunVigils
+    sensor_vigils: SensorVigils
 
     @abstractmethod
     async def grants(self, at: datetime) -> Grants:

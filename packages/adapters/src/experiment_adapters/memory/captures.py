@@ -65,6 +65,11 @@ class MemoryCaptures(MemoryRepository[CaptureSession], CaptureSessionRepository)
         self._transaction.settle()
         return [session.id for session in self._shown(run_id) if session.is_running]
 
+    async def left_running(self, limit: int) -> Sequence[UUID]:
+        self._transaction.settle()
+        found = (session for session in self._shown(None) if session.is_running)
+        return sorted(session.id for session in found if self._store.runs[session.run_id].is_over)[:limit]
+
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
         self._transaction.settle()
         active: dict[UUID, list[UUID]] = {}

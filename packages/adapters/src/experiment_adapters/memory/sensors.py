@@ -12,6 +12,7 @@ from attrs import evolve
 
 from experiment_adapters.memory.paging import has_words, newest_first, one_of
 from experiment_adapters.memory.repository import MemoryRepository
+from experiment_adapters.memory.store import StoredSensorVigil
 from experiment_domain.kernel.entity import Lock, Page, Position
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import (
@@ -63,6 +64,7 @@ class MemorySensors(MemoryRepository[Sensor], SensorRepository):
             self._transaction.drop(self._store.shares, share)
         for signs in [key for key in self._store.signs_of_life if key[0] == sensor.id]:
             self._transaction.drop(self._store.signs_of_life, signs)
+        self._transaction.drop(self._store.sensor_vigils, sensor.id)
         for profile in [profile for profile in self._store.profiles.values() if profile.sensor_id == sensor.id]:
             self._transaction.drop(self._store.profiles, profile.id)
 
@@ -76,6 +78,9 @@ class MemorySensors(MemoryRepository[Sensor], SensorRepository):
         self._transaction.put(self._store.sensors, sensor_id, evolve(sensor, last_seen_at=max(at, before or at)))
         signs = self._store.signs_of_life
         self._transaction.put(signs, minute, signs.get(minute, 0) + 1)
+        vigil = self._store.sensor_vigils.get(sensor_id, StoredSensorVigil(look_at=None))
+        if vigil.look_at is None:
+            self._transaction.put(self._store.sensor_vigils, sensor_id, evolve(vigil, look_at=at))
 
     async def signs_of_life(self, sensor_id: UUID, window: SignsWindow) -> Sequence[SignsOfLife]:
         self._transaction.settle()

@@ -69,6 +69,14 @@ class StoredVigil:
     warned_at: datetime | None = None
 
 
+@frozen(kw_only=True)
+class StoredSensorVigil:
+    """When a sensor is looked at, and whether the last that was told of it is that it is offline."""
+
+    look_at: datetime | None
+    is_told_offline: bool = False
+
+
 @frozen
 class Store:
     """Everything that is kept. Rows are immutable; a row that changes is another object under the same key."""
@@ -105,6 +113,7 @@ class Store:
     chores: dict[str, StoredChore] = field(factory=dict, init=False)
     relays: dict[str, str] = field(factory=dict, init=False)  # sink → place
     vigils: dict[UUID, StoredVigil] = field(factory=dict, init=False)  # run →
+    sensor_vigils: dict[UUID, StoredSensorVigil] = field(factory=dict, init=False)  # sensor →
 
 
 class Transaction:

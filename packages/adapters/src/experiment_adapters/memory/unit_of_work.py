@@ -30,7 +30,7 @@ from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.store import Store, Transaction
 from experiment_adapters.memory.telemetry import MemoryTelemetry
 from experiment_adapters.memory.turn import Turn
-from experiment_adapters.memory.vigils import MemoryVigils
+from experiment_adapters.memory.vigils import MemorySensorVigils, MemoryVigils
 from experiment_adapters.memory.webhooks import MemoryWebhookDeliveries, MemoryWebhookSubscriptions
 from experiment_adapters.news import Bell
 from experiment_domain.kernel.access import Grants, Integration, Principal, Role, SensorToken, System
@@ -75,6 +75,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.chores = MemoryChores(store, transaction)
         self.relays = MemoryRelays(store, transaction)
         self.vigils = MemoryVigils(store, transaction)
+        self.sensor_vigils = MemorySensorVigils(store, transaction)
 
     async def grants(self, at: datetime) -> Grants:
         self._transaction.settle()

@@ -1,4 +1,4 @@
-"""The last signs of life of runs, in memory."""
+"""The last signs of life of runs, and when sensors are looked at, in memory."""
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,10 +6,10 @@ from uuid import UUID
 
 from attrs import evolve
 
-from experiment_adapters.memory.store import Store, StoredVigil, Transaction
+from experiment_adapters.memory.store import Store, StoredSensorVigil, StoredVigil, Transaction
 from experiment_domain import vigils
 from experiment_domain.runs import RunStatus
-from experiment_domain.vigils import RunVigils
+from experiment_domain.vigils import RunVigils, SensorVigil, SensorVigils
 
 
 class MemoryVigils(RunVigils):
@@ -56,6 +56,35 @@ class MemoryVigils(RunVigils):
                 allowed = run.auto_close_after or self._store.projects[run.project_id].auto_close_after
                 if allowed is not None:
                     yield run_id, vigil, timedelta(seconds=allowed)
+
+
+class MemorySensorVigils(SensorVigils):
+    """When each sensor is to be looked at."""
+
+    def __init__(self, store: Store, transaction: Transaction) -> None:
+        self._store = store
+        self._transaction = transaction
+
+    async def due(self, at: datetime, *, most: int) -> Sequence[SensorVigil]:
+        self._transaction.settle()
+        waiting = sorted(
+            (vigil.look_at, sensor_id)
+            for sensor_id, vigil in self._store.sensor_vigils.items()
+            if vigil.look_at is not None and vigil.look_at <= at
+        )
+        return [
+            SensorVigil(
+                sensor=self._store.sensors[sensor_id],
+                look_at=look_at,
+                is_told_offline=self._store.sensor_vigils[sensor_id].is_told_offline,
+            )
+            for look_at, sensor_id in waiting[:most]
+        ]
+
+    def keep(self, vigils: Sequence[SensorVigil]) -> None:
+        for vigil in vigils:
+            kept = StoredSensorVigil(look_at=vigil.look_at, is_told_offline=vigil.is_told_offline)
+            self._transaction.put(self._store.sensor_vigils, vigil.sensor.id, kept)
 
 
 def _now() -> datetime:

@@ -52,6 +52,14 @@ def lock_key(session_id: UUID) -> int:
     return int.from_bytes(session_id.bytes[8:], signed=True)
 
 
+# Running sessions are few, and have an index of their own.
+_LEFT_RUNNING = """
+SELECT session.id FROM capture_sessions AS session JOIN runs ON runs.id = session.run_id
+WHERE session.status = 'running' AND runs.status IN ('finished', 'failed', 'archived')
+ORDER BY session.id LIMIT %s
+"""
+
+
 class PostgresCaptures(PostgresRepository[CaptureSession], CaptureSessionRepository):
     """Keeps sessions in `capture_sessions`, pins in `capture_session_pins`."""
 
@@ -121,6 +129,10 @@ class PostgresCaptures(PostgresRepository[CaptureSession], CaptureSessionReposit
         answer = self._statements.ask(
             "SELECT id FROM capture_sessions WHERE run_id = %s AND status = 'running'", [run_id]
         )
+        return [session_id for (session_id,) in await answer.rows()]
+
+    async def left_running(self, limit: int) -> Sequence[UUID]:
+        answer = self._statements.ask(_LEFT_RUNNING, [limit])
         return [session_id for (session_id,) in await answer.rows()]
 
     async def active_in(self, run_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:

@@ -33,12 +33,16 @@ HAS_TOKEN = "(sensors.token_hash = %s OR (sensors.previous_token_hash = %s AND s
 CONNECTION = "CASE WHEN last_seen_at > %s THEN 'online' WHEN last_seen_at > %s THEN 'delayed' ELSE 'offline' END"
 """The domain's `connection`, given the moments `_limits`: never seen is beyond none of them."""
 
-# The sensor is held before the row of its minute, so that signs of one sensor wait for each other at one place.
+# The sensor is held before the rows of its minute and its vigil, so that signs of one sensor, and who looks at it, wait
+# for each other at one place.
 _RENEW = """
 WITH seen AS (
     UPDATE sensors SET last_seen_at = greatest(last_seen_at, %s)
     WHERE id = %s AND coalesce(last_seen_at <= %s, true)
     RETURNING id
+), vigil AS (
+    INSERT INTO sensor_vigils AS kept (sensor_id, look_at) SELECT id, %s FROM seen
+    ON CONFLICT (sensor_id) DO UPDATE SET look_at = excluded.look_at WHERE kept.look_at IS NULL
 )
 INSERT INTO sensor_signs_of_life (sensor_id, minute, count) SELECT id, %s, 1 FROM seen
 ON CONFLICT (sensor_id, minute) DO UPDATE SET count = sensor_signs_of_life.count + 1
@@ -74,12 +78,12 @@ class PostgresSensors(PostgresRepository[Sensor], SensorRepository):
         return await SENSORS.one(self._statements.ask(SENSORS.select(HAS_TOKEN, lock), [token_hash, token_hash, at]))
 
     def remove(self, sensor: Sensor) -> None:
-        for table in ("run_sensors", "sensor_projects", "sensor_signs_of_life", "conversion_profiles"):
+        for table in ("run_sensors", "sensor_projects", "sensor_signs_of_life", "sensor_vigils", "conversion_profiles"):
             self._statements.write(f"DELETE FROM {table} WHERE sensor_id = %s", [sensor.id])
         SENSORS.remove(self._statements, sensor.id)
 
     def renew_sign_of_life(self, sensor_id: UUID, at: datetime, *, unless_since: datetime | None = None) -> None:
-        self._statements.write(_RENEW, [at, sensor_id, unless_since, minute_of(at)])
+        self._statements.write(_RENEW, [at, sensor_id, unless_since, at, minute_of(at)])
 
     async def signs_of_life(self, sensor_id: UUID, window: SignsWindow) -> Sequence[SignsOfLife]:
         answer = self._statements.ask(

@@ -41,7 +41,7 @@ from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
 from experiment_adapters.postgres.telemetry.live import PostgresLive
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
-from experiment_adapters.postgres.vigils import PostgresVigils
+from experiment_adapters.postgres.vigils import PostgresSensorVigils, PostgresVigils
 from experiment_adapters.postgres.webhooks import PostgresWebhookDeliveries, PostgresWebhookSubscriptions
 from experiment_domain.kernel.access import Grants, Principal, Role, SensorToken, User
 from experiment_domain.kernel.errors import Unauthenticated
@@ -165,6 +165,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def vigils(self) -> PostgresVigils:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresVigils(self._statements)
+
+    @cached_property
+    def sensor_vigils(self) -> PostgresSensorVigils:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresSensorVigils(self._statements)
 
     async def grants(self, at: datetime) -> Grants:
         principal = self._principal

@@ -1,12 +1,14 @@
-"""The last signs of life of runs, in PostgreSQL."""
+"""The last signs of life of runs, and when sensors are looked at, in PostgreSQL."""
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from experiment_adapters.postgres.mapping import columns_of
+from experiment_adapters.postgres.sensors import SENSORS
 from experiment_adapters.postgres.statements import Statements
 from experiment_domain import vigils
-from experiment_domain.vigils import RunVigils
+from experiment_domain.vigils import RunVigils, SensorVigil, SensorVigils
 
 # Running runs are few, and have an index of their own. The clock itself is asked, not the time at which the transaction
 # began: it may have waited for a lock.
@@ -61,3 +63,38 @@ class PostgresVigils(RunVigils):
 
 def _grace() -> tuple[timedelta, timedelta]:
     return vigils.SHORTEST_GRACE, vigils.LONGEST_GRACE
+
+
+_DUE = "SELECT sensor_id FROM sensor_vigils WHERE look_at <= %s ORDER BY look_at, sensor_id LIMIT %s"
+_STILL_DUE = "SELECT sensor_id, look_at, is_told_offline FROM sensor_vigils WHERE sensor_id = ANY(%s) AND look_at <= %s"
+_HELD = SENSORS.select("id = ANY(%s) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
+
+
+class PostgresSensorVigils(SensorVigils):
+    """Keeps them in `sensor_vigils`: an index over `last_seen_at` would have to follow every sign of life."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def due(self, at: datetime, *, most: int) -> Sequence[SensorVigil]:
+        self._statements.check_writes()
+        waiting = [sensor_id for (sensor_id,) in await self._statements.ask(_DUE, [at, most]).rows()]
+        if not waiting:
+            return ()
+        # Sensors are held before their vigils, as signs of life do; what another one did before is seen only then.
+        held = self._statements.ask(_HELD, [waiting])
+        sensors = {sensor.id: sensor for sensor in map(SENSORS.entity, await held.rows())}
+        still = await self._statements.ask(_STILL_DUE, [list(sensors), at]).rows()
+        return [
+            SensorVigil(sensor=sensors[sensor_id], look_at=look_at, is_told_offline=is_told_offline)
+            for sensor_id, look_at, is_told_offline in still
+        ]
+
+    def keep(self, vigils: Sequence[SensorVigil]) -> None:
+        if vigils:
+            self._statements.write(
+                "UPDATE sensor_vigils AS kept SET look_at = new.look_at, is_told_offline = new.is_told"
+                " FROM unnest(%s::uuid[], %s::timestamptz[], %s::boolean[]) AS new (sensor_id, look_at, is_told)"
+                " WHERE kept.sensor_id = new.sensor_id",
+                columns_of((vigil.sensor.id, vigil.look_at, vigil.is_told_offline) for vigil in vigils),
+            )

@@ -9,10 +9,14 @@ from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange, refuse_archived
 from experiment_domain.kernel.errors import Invalid, NotFound
 from experiment_domain.kernel.events import RecordedEvent
-from experiment_domain.runs import Run
+from experiment_domain.runs import Run, RunStatus
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
 OUTCOMES = (CaptureStatus.SUCCEEDED, CaptureStatus.FAILED)
+LEFT_AT_ONCE = 100
+"""How many sessions that were left running are looked for at once."""
+RUN_OVER = "its run is over"
+"""Why a session that was left running has failed."""
 
 
 class CaptureUseCases(UseCases):
@@ -78,6 +82,28 @@ class CaptureUseCases(UseCases):
         _, session = await self._locked(permit, session_id, if_version)
         change = session.stop(outcome, at=self.recorder.now, reason=reason)
         return await self.recorder.keep(self.uow.captures, change, "capture_session", "stop", reason=reason)
+
+    @requires(Permission.WORK)
+    async def left_running(self, permit: Permit, *, most: int = LEFT_AT_ONCE) -> Sequence[UUID]:
+        """Running sessions whose runs are over: no command leaves one behind, but hands and restored copies can."""
+        permit.service()
+        return await self.uow.captures.left_running(most)
+
+    @requires(Permission.WORK)
+    async def close_left(self, permit: Permit, session_id: UUID) -> CaptureSession | None:
+        """running → failed, and archived where its run is; None where it or its run is not like that any more."""
+        permit.service()
+        found = await self.uow.captures.get(session_id)
+        run = None if found is None else await self.uow.runs.get(found.run_id, Lock.UPDATE)
+        session = await self.uow.captures.get(session_id, Lock.UPDATE)
+        if run is None or session is None or not run.is_over or not session.is_running:
+            return None
+        change = session.stop(CaptureStatus.FAILED, at=self.recorder.now, reason=RUN_OVER)
+        session = await self.recorder.keep(self.uow.captures, change, "capture_session", "stop", reason=RUN_OVER)
+        if run.status is RunStatus.ARCHIVED and not await self.uow.backfills.active_of(session_id):
+            change = session.archive(at=self.recorder.now, reason=RUN_OVER)
+            session = await self.recorder.keep(self.uow.captures, change, "capture_session", "archive", reason=RUN_OVER)
+        return session
 
     @requires(Permission.OWN)
     async def archive(

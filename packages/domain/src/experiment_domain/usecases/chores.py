@@ -15,6 +15,7 @@ from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import SIGNS_KEPT_FOR
 from experiment_domain.usecases.compaction import compact_telemetry
 from experiment_domain.usecases.exporting import tidy_exports
+from experiment_domain.usecases.sensors import LOOKED_AT_ONCE
 from experiment_domain.usecases.services import Services, Work
 from experiment_domain.usecases.webhook_deliveries import BURIED_AT_ONCE
 from experiment_domain.usecases.webhook_deliveries import FORGOTTEN_AT_ONCE as DELIVERIES_AT_ONCE
@@ -97,8 +98,33 @@ async def time_out_hung_runs(services: Services, is_over: IsOver) -> int:
     return failed
 
 
+async def look_at_sensors(services: Services, is_over: IsOver) -> int:
+    """Tell which sensors have gone offline, and which have come back; how many."""
+    told, last = 0, LOOKED_AT_ONCE
+    while last == LOOKED_AT_ONCE and not is_over():
+        async with services.begin(System()) as work:
+            looked = await work.sensors.look()
+        told, last = told + looked.offline + looked.online, looked.count
+    return told
+
+
+async def close_sessions_left_running(services: Services, is_over: IsOver) -> int:
+    """Fail sessions that are running in runs that are over; how many."""
+    async with services.begin(System()) as work:
+        left = await work.captures.left_running()
+    closed = 0
+    for session_id in left:
+        if is_over():
+            break
+        async with services.begin(System()) as work:
+            closed += await work.captures.close_left(session_id) is not None
+    return closed
+
+
 CHORES: Mapping[str, Routine] = {
     "compact_telemetry": Routine(compact_telemetry, timedelta(seconds=15)),
+    "look_at_sensors": Routine(look_at_sensors, timedelta(seconds=30)),
+    "close_sessions_left_running": Routine(close_sessions_left_running, timedelta(minutes=5)),
     "bury_webhook_deliveries": Routine(bury_webhook_deliveries, timedelta(minutes=2)),
     "forget_first_answers": Routine(forget_first_answers, HOUR),
     "forget_signs_of_life": Routine(forget_signs_of_life, HOUR),

@@ -21,6 +21,18 @@ from experiment_domain.sensors import (
 )
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 
+LOOKED_AT_ONCE = 500
+"""How many sensors one transaction looks at."""
+
+
+@frozen(kw_only=True)
+class Looked:
+    """How many sensors were looked at, and of how many it was told that they went offline, or came back."""
+
+    count: int
+    offline: int
+    online: int
+
 
 @frozen(kw_only=True)
 class SensorWithToken:
@@ -204,6 +216,17 @@ class SensorUseCases(UseCases):
         await self.recorder.audit(
             "sensor", str(sensor_id), sensor.project_id, "unshare", before={"project_id": str(project_id)}
         )
+
+    @requires(Permission.WORK)
+    async def look(self, permit: Permit, *, most: int = LOOKED_AT_ONCE) -> Looked:
+        """Look at sensors whose time has come, and tell which have gone offline, and which have come back."""
+        permit.service()
+        due = await self.uow.sensor_vigils.due(self.recorder.clock.now(), most=most)
+        looked = [vigil.looked(self.recorder.now) for vigil in due]
+        self.uow.sensor_vigils.keep([vigil for vigil, _ in looked])
+        told = [vigil.is_told_offline for vigil, event in looked if event is not None]
+        await self.recorder.emit(*(event for _, event in looked if event is not None))
+        return Looked(count=len(due), offline=told.count(True), online=told.count(False))
 
     async def _seen_by(self, permit: Permit, sensor_id: UUID) -> Sensor:
         sensor = await self.uow.sensors.get(sensor_id)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from experiment_domain.artifacts import Artifact, ArtifactStatus
 from experiment_domain.backfills import ATTEMPTS, Backfill
@@ -17,7 +17,8 @@ from experiment_domain.kernel.entity import Change
 from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.projects import Project
 from experiment_domain.runs import Run, RunStatus, Tagging
-from experiment_domain.sensors import Sensor
+from experiment_domain.sensors import DELAYED_FOR, Sensor
+from experiment_domain.vigils import SensorVigil
 from experiment_domain.webhooks.subscriptions import WebhookSubscription
 
 BEGAN = datetime(2026, 3, 9, 10, 14, 33, tzinfo=UTC)
@@ -99,6 +100,11 @@ def _tell_of_sensor(story: _Story, run: Run) -> tuple[Sensor, ConversionProfile]
     story.tell(run.binding(sensor.id, at=story.now))
     story.tell(run.unbinding(sensor.id, at=story.now))
     story.tell(*sensor.rotate_token(token_hash=b"", grace=3600.0, at=story.now).events)
+    seen = sensor.seen(at=story.now).result
+    silent = SensorVigil(sensor=seen, look_at=story.now + DELAYED_FOR, is_told_offline=False)
+    gone, offline = silent.looked(story.now + DELAYED_FOR)
+    _, online = evolve(gone, sensor=evolve(seen, last_seen_at=story.now + DELAYED_FOR)).looked(story.now + DELAYED_FOR)
+    story.tell(*(event for event in (offline, online) if event is not None))
     story.tell(*sensor.retire(active_sessions=(), at=story.now).events)
     drafted = ConversionProfile.draft(
         profile_id=story.id(),
