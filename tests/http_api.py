@@ -20,6 +20,8 @@ from litestar import Litestar
 from experiment_adapters.auth.jwt import JwtSettings, JwtVerifier
 from experiment_adapters.auth.keys import VerificationKey
 from experiment_adapters.auth.tokens import BearerTokens
+from experiment_adapters.exports.files import ObjectFiles
+from experiment_adapters.exports.formats import FORMATS
 from experiment_adapters.webhooks.box import AesGcmBox
 from experiment_domain import Services
 from experiment_domain.kernel.clock import Clock, SystemClock
@@ -43,6 +45,16 @@ def token_of(user: str, **claims: Any) -> str:
     return jwt.encode({**standard, **claims}, SECRET, algorithm="HS256")
 
 
+def services_over(units_of_work: UnitsOfWork, **ports: Any) -> Services:
+    """The services that the application has; exports are in memory."""
+    usual: dict[str, Any] = {
+        "box": AesGcmBox(SECRET),
+        "export_files": ObjectFiles.in_memory(),
+        "export_formats": FORMATS,
+    }
+    return Services(units_of_work=units_of_work, **{**usual, **ports})
+
+
 def app_over(
     units_of_work: UnitsOfWork,
     readiness: Mapping[str, Check] | None = None,
@@ -56,7 +68,7 @@ def app_over(
     keys = (VerificationKey(algorithm="HS256", key=SECRET),)
     verifier = JwtVerifier(JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=keys))
     return create_app(
-        services or Services(units_of_work=units_of_work, clock=clock or SystemClock(), box=AesGcmBox(SECRET)),
+        services or services_over(units_of_work, clock=clock or SystemClock()),
         BearerTokens(verifier),
         HttpSettings(secret_key=SECRET, **{"artifact_webhook_secrets": (WEBHOOK_SECRET,), **settings}),
         readiness or {},
@@ -294,6 +306,8 @@ class World:
     names: Mapping[str, str]
     backfill_id: str
     """That of nothing, but see `with_backfill`."""
+    export_id: str
+    """That of nothing, but see `with_export`."""
 
     def path(self, template: str) -> str:
         """A path of the document with the ids of this world."""
@@ -306,6 +320,7 @@ class World:
             "session_id": self.session_id,
             "artifact_id": self.artifact_id,
             "backfill_id": self.backfill_id,
+            "export_id": self.export_id,
             "webhook_id": self.webhook_id,
             "delivery_id": self.delivery_id,
             "user_id": self.names["viewer"],
@@ -384,6 +399,7 @@ async def new_world(app: Litestar, *, start: bool = True, signals: list[str] | N
         session_id=session["id"],
         artifact_id=artifact["id"],
         backfill_id=str(UUID(int=0)),
+        export_id=str(UUID(int=0)),
         webhook_id=webhook["id"],
         delivery_id=delivery["id"],
         names=names,
@@ -402,3 +418,10 @@ async def with_backfill(world: World) -> World:
     wanted = {"profile_id": world.profile_id, "sensor_id": world.sensor_id}
     backfill = await editor.done("POST", f"/capture-sessions/{session['id']}/backfills", wanted, 201)
     return evolve(world, backfill_id=backfill["id"])
+
+
+async def with_export(world: World) -> World:
+    """The world with a queued export, which its viewer asked for."""
+    wanted = {"project_id": world.project_id, "scope": {}, "format": "csv", "layer": "physical"}
+    export = await world.viewer.done("POST", "/exports", wanted, 202)
+    return evolve(world, export_id=export["id"])

@@ -217,6 +217,7 @@ USE_CASES: dict[str, Use] = {
     "exports.cancel": lambda work, it: work.exports.cancel(it.export.id),
     "exports.history": lambda work, it: work.exports.history(it.export.id),
     "exports.download": lambda work, it: work.exports.download(it.export.id),
+    "exports.check_download": lambda work, it: work.exports.check_download(it.export.id),
     "exports.read": lambda work, it: work.exports.read(it.export, readings=1, is_over=lambda: False),
 }
 # These answer with what the caller may see, be it nothing.

@@ -8,7 +8,7 @@ from litestar import Litestar
 from experiment_domain.usecases.runs import RunUseCases
 from experiment_http.answers import Nothing
 from experiment_http.operations import Operations
-from http_api import API, Client, World, documented, new_world, token_of, with_backfill
+from http_api import API, Client, World, documented, new_world, token_of, with_backfill, with_export
 
 VIEWERS, EDITORS, OWNERS, SENSORS = {"viewer", "editor", "owner"}, {"editor", "owner"}, {"owner"}, {"sensor"}
 TABLE = {
@@ -50,7 +50,7 @@ def row(method: str, path: str) -> str:
         return "own"
     if path.startswith("/webhook"):
         return "administer"
-    if method == "GET" or last == "preview":
+    if method == "GET" or last == "preview" or path.startswith("/exports"):
         return "read"
     if last in ("publish", "rotate-token", "approve", "reject", "revoke") or (
         last == "retire" and "conversion-profiles" in path
@@ -79,6 +79,8 @@ async def test_matrix(app: Litestar, runner: object, method: str, path: str, ope
     world = await new_world(app)
     if "{backfill_id}" in path:
         world = await with_backfill(world)
+    if "{export_id}" in path:
+        world = await with_export(world)
     callers = await _callers(world)
     allowed = TABLE[row(method, path)]
     more: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from http_api import API, Client, World, document, new_world, with_backfill
+from http_api import API, Client, World, document, new_world, with_backfill, with_export
 
 CHECKS = [
     not_a_server_error,
@@ -95,6 +95,8 @@ def test_fuzzing(app: Litestar, runner: asyncio.Runner, operation: Any) -> None:
     world = runner.run(new_world(app))
     if "{backfill_id}" in operation.label:
         world = runner.run(with_backfill(world))
+    if "{export_id}" in operation.label:
+        world = runner.run(with_export(world))
     client = world.caller(operation.definition.raw)
 
     @SHORT

@@ -123,7 +123,7 @@ class One(Form[Any]):
         headers = {"Content-Type": JSON, "Cache-Control": "no-store" if self.secret else "private, no-cache"}
         if isinstance(view, VersionedView):
             headers["ETag"] = etag(view.version)
-            if self.status == 201:
+            if self.has_location:
                 headers["Location"] = f"/api/v1{view.location}/{view.id}"
         return Answer(self.status, headers, msgspec.json.encode(view))
 

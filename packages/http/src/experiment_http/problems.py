@@ -12,8 +12,10 @@ from litestar.exceptions import HTTPException
 from experiment_domain.kernel.errors import (
     Conflict,
     Forbidden,
+    Gone,
     Invalid,
     NotFound,
+    NotYet,
     Refusal,
     Unauthenticated,
     Unavailable,
@@ -85,6 +87,7 @@ STATUSES: tuple[tuple[type[Refusal], HTTPStatus], ...] = (
     (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
     (VersionMismatch, HTTPStatus.PRECONDITION_FAILED),
     (Conflict, HTTPStatus.CONFLICT),
+    (Gone, HTTPStatus.GONE),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (UpgradeRequired, HTTPStatus.UPGRADE_REQUIRED),
@@ -136,6 +139,8 @@ def on_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[by
         headers["WWW-Authenticate"] = _challenge(request, refusal)
     if status is HTTPStatus.UPGRADE_REQUIRED:
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
+    if isinstance(refusal, NotYet):
+        headers["Retry-After"] = RETRY_AFTER
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
         log.warning("unavailable", path=request.scope["path"], **cause_of(refusal))

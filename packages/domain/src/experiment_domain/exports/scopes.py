@@ -81,7 +81,10 @@ class ExportScope:
     def facts(self) -> dict[str, Any]:
         """The scope as JSON values, under the names of the filters of lists; only the fields that narrow it."""
         given = {shown: getattr(self, name) for name, (shown, _) in _FIELDS.items()}
-        return {shown: _plain(value) for shown, value in given.items() if value not in ((), None)}
+        plain = {shown: _plain(value) for shown, value in given.items() if value not in ((), None)}
+        if self.params:
+            plain["param"] = {key: [text for name, text in self.params if name == key] for key, _ in self.params}
+        return plain
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "ExportScope":
@@ -105,7 +108,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "sensor_ids": ("sensor_id", _each(UUID)),
     "profile_ids": ("profile_id", _each(UUID)),
     "signals": ("signal", _each(str)),
-    "params": ("param", _each(tuple)),
+    "params": ("param", lambda params: [(key, text) for key, texts in params.items() for text in texts]),
     "created_after": ("created_after", datetime.fromisoformat),
     "created_before": ("created_before", datetime.fromisoformat),
     "started_after": ("started_after", datetime.fromisoformat),

@@ -126,10 +126,13 @@ class ExportUseCases(UseCases):
     @requires(Permission.READ)
     async def download(self, permit: Permit, export_id: UUID) -> ExportFile:
         """Where its file is. Raw values are for those whom the project's policy lets read them now."""
-        export = await permit.holds(await self.uow.exports.get(export_id), NOUN)
-        await self._check_layer(permit, export.project_id, export.layer)
-        export.check_downloadable(self.recorder.clock.now())
+        export = await self._downloadable(permit, export_id)
         return ExportFile(export=export, parts=await self.uow.exports.parts(export_id))
+
+    @requires(Permission.READ)
+    async def check_download(self, permit: Permit, export_id: UUID) -> None:
+        """Refuse whom `download` would refuse by now: somebody who is in the middle of it."""
+        await self._downloadable(permit, export_id)
 
     @requires(Permission.READ)
     async def read(self, permit: Permit, export: Export, *, readings: int, is_over: Callable[[], bool]) -> Reading:
@@ -283,6 +286,12 @@ class ExportUseCases(UseCases):
         """Note that there is nothing but those parts."""
         permit.service()
         self.uow.exports.tidied(export)
+
+    async def _downloadable(self, permit: Permit, export_id: UUID) -> Export:
+        export = await permit.holds(await self.uow.exports.get(export_id), NOUN)
+        await self._check_layer(permit, export.project_id, export.layer)
+        export.check_downloadable(self.recorder.clock.now())
+        return export
 
     async def _check_layer(self, permit: Permit, project_id: UUID, layer: Layer) -> None:
         """Refuse raw values to whom the project's policy does not let read them."""

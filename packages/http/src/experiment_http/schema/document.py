@@ -12,6 +12,7 @@ from experiment_domain.idempotency import KEPT_FOR
 from experiment_http import problems, signatures
 from experiment_http.answers import JSON, Form
 from experiment_http.bodies import ARROW, MESSAGE_PACK
+from experiment_http.downloads import PARQUET
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
@@ -44,6 +45,7 @@ SUMMARIES: Mapping[int, tuple[str, str, str]] = {
         "archived",
         "This run is archived, and archived things are read-only.",
     ),
+    410: ("It is not kept any more.", "export_expired", "The file of this export is not kept any more."),
     412: (
         "Somebody else has changed it since.",
         "version_mismatch",
@@ -101,6 +103,8 @@ HEADERS: Mapping[str, Any] = {
 }
 """What answers carry, described once."""
 
+_BINARY = {ARROW: "(the same columns in record batches)", PARQUET: "(the same columns in row groups)"}
+
 
 def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document."""
@@ -108,7 +112,8 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
     for operation in operations:
         path = API + "/".join(_path_part(part) for part in operation.path.split("/"))
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
-    parameters = _share_parameters([found for methods in paths.values() for found in methods.values()])
+    written = [found for methods in paths.values() for found in methods.values()]
+    parameters, responses = _share_parameters(written), _share_responses(written)
     tags = {operation.tag: operation.about for operation in operations}
     return {
         "openapi": "3.1.0",
@@ -125,7 +130,7 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
         "paths": {**paths, **OPEN_PATHS},
         "components": {
             "schemas": {**_schemas(operations), "Problem": PROBLEM},
-            "responses": {_problem_name(status): _problem(status) for status in SUMMARIES},
+            "responses": {**responses, **{_problem_name(status): _problem(status) for status in SUMMARIES}},
             "parameters": parameters,
             "headers": dict(HEADERS),
             "securitySchemes": {
@@ -164,6 +169,24 @@ def _share_parameters(operations: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for parameter in operation["parameters"]
         ]
     return {name: msgspec.json.decode(content) for name, content in sorted(shared.items())}
+
+
+def _share_responses(operations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put references in the place of responses that several operations have, named after the first one that has it."""
+    alike: dict[bytes, list[tuple[dict[str, Any], str]]] = {}
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            if "$ref" not in response:
+                alike.setdefault(msgspec.json.encode(response), []).append((operation, status))
+    shared: dict[str, Any] = {}
+    for content, places in alike.items():
+        if len(places) > 1:
+            first, status = places[0]
+            name = f"{first['operationId']}.{status}"
+            shared[name] = msgspec.json.decode(content)
+            for operation, where in places:
+                operation["responses"][where] = {"$ref": f"#/components/responses/{name}"}
+    return shared
 
 
 def _structs(operations: Sequence[Operation]) -> list[type[Struct]]:
@@ -352,8 +375,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
-    if media_type == ARROW:
-        return {"schema": {"type": "string", "format": "binary"}, "example": "(the same columns in record batches)"}
+    if media_type in _BINARY:
+        return {"schema": {"type": "string", "format": "binary"}, "example": _BINARY[media_type]}
     schema = EVENT if isinstance(form, EventStreamForm) else {"type": "string"}
     return {"schema": schema, "example": form.text_example}
 
@@ -399,7 +422,7 @@ def _problem(status: int) -> dict[str, Any]:
         headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
     if status == 426:
         headers["Upgrade"] = {"schema": {"type": "string"}}
-    if status == 503:
+    if status in (409, 503):
         headers["Retry-After"] = {"schema": {"type": "string"}}
     example = problems.document(status, code, detail, "/api/v1/runs/0195798a-8d28-7a55-9c3e-3f1a4a6c9d21")
     if status == 422:
