@@ -95,6 +95,7 @@ def nightly(session: nox.Session) -> None:
         "tests/e2e/test_webhooks.py",
         "tests/contract/test_relays.py",
         "tests/contract/test_event_feed.py",
+        "tests/contract/test_event_plans.py",
         "tests/contract/test_live.py",
         "--timeout=7200",
         *session.posargs,

@@ -18,8 +18,11 @@ from explaining import Explaining
 
 EVENTS = 2_000_000 if settings.get_current_profile_name() == "nightly" else 100_000
 PROJECTS = 20
-MOST_BUFFERS = 100
-"""Reading all events, or the index of all their positions, looks at more than 1,500 pages of 8 KiB."""
+MOST_BUFFERS = max(100, EVENTS // 5_000)
+"""Reading all events, or along the index of all their positions, looks at ten times as many pages of 8 KiB at least.
+
+What is new in a small project may be found by reading that project's part of an index, a page for each hundred events.
+"""
 RARE = "webhook.disabled"
 
 # Two events a transaction, as a command has them that changes a status. The first project has most of them.
