@@ -232,6 +232,7 @@ LISTS: dict[str, Callable[[Work], Awaitable[Any]]] = {
 NOTHING_READ = Reading(stretches=(), sessions_done=0, place=None)
 # These are for the service alone.
 WORK: dict[str, Use] = {
+    "telemetry.ingest_at_once": lambda work, _: work.telemetry.ingest_at_once([]),
     "runs.hung": lambda work, _: work.runs.hung(),
     "runs.warn_silent": lambda work, _: work.runs.warn_silent(),
     "runs.time_out": lambda work, it: work.runs.time_out(it.run.id),

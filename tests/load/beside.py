@@ -21,9 +21,9 @@ from websockets.asyncio.client import connect
 
 from experiment_adapters.auth.local import LocalKeys
 from experiment_adapters.postgres.telemetry import arrays
+from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, Integers, TimestampArray
 from experiment_adapters.postgres.telemetry.merging import statistics_of
-from experiment_adapters.postgres.telemetry.store import RAW, WHOLE, columns_of_statistics
 from experiment_domain.telemetry.batches import moment
 from experiment_http.cli.local import settings_of
 from fix_up import COMMAND, Up, environment
@@ -53,6 +53,19 @@ bind-address = "127.0.0.1:{port}"
 log-enabled = false
 [monitor]
 store-enabled = false
+"""
+_STATISTICS = ", ".join(NAMES)
+RAW = f"""
+INSERT INTO telemetry_chunks
+    (transaction_id, capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
+SELECT pg_current_xact_id(), capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
+FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
+"""
+RAW_AND_PHYSICAL = f"""
+WITH chunk AS ({RAW} RETURNING capture_session_id, series_id, position)
+INSERT INTO telemetry_physical_chunks
+    (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
+SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM chunk
 """
 Amount = tuple[int, float]
 """Readings, and the seconds that they took."""
@@ -130,7 +143,7 @@ async def beside(bench: Bench) -> list[Row]:
 
 
 async def chunks(bench: Bench, connection: psycopg.Connection, recording: Recording, *, is_whole: bool) -> Amount:
-    """What the service itself inserts for a batch, each committed by itself, on one connection."""
+    """The chunk of a batch by itself, each committed, on one connection."""
     sensor = bench.api.bearing(recording.token)
     await sensor.call("POST", "/telemetry", next(recording.bodies))  # makes the series
     where = [UUID(recording.session_id), UUID(recording.sensor_id), "value"]
@@ -148,9 +161,10 @@ async def chunks(bench: Bench, connection: psycopg.Connection, recording: Record
         span = (moment(int(stamps[0])), moment(int(stamps[-1])))
         raw = [False, *span, *raw_statistics, TimestampArray.of(stamps), FloatArray.of(values), *where]
         if is_whole:
-            connection.execute(WHOLE, [*raw, found[0], *statistics, FloatArray.of(physical)], prepare=True, binary=True)
+            layer = [found[0], *statistics, FloatArray.of(physical)]
+            connection.execute(RAW_AND_PHYSICAL.encode(), [*raw, *layer], prepare=True, binary=True)
         else:
-            connection.execute(RAW, raw, prepare=True, binary=True)
+            connection.execute(RAW.encode(), raw, prepare=True, binary=True)
 
     return repeated(bench.seconds, insert, BATCH)
 

@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 from attrs import frozen
 
+from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
 from experiment_adapters.postgres.telemetry.arrays import (
     FLOAT8_ARRAY,
     TIMESTAMPTZ_ARRAY,
@@ -20,7 +21,6 @@ from experiment_adapters.postgres.telemetry.arrays import (
     register,
 )
 from experiment_adapters.postgres.telemetry.merging import statistics_of
-from experiment_adapters.postgres.telemetry.store import NAMES, columns_of_statistics
 from experiment_domain.telemetry.batches import moment
 from experiment_http.cli.seed import running_database
 from load.bench import Bench

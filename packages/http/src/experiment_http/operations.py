@@ -27,6 +27,7 @@ from experiment_http import bodies, etags, idempotency, paths, queries
 from experiment_http.answers import Answer, Form
 from experiment_http.bodies import BodyKind, Buffer
 from experiment_http.callers import principal_of
+from experiment_http.gathering import Gathering
 from experiment_http.negotiation import check_acceptable
 from experiment_http.origins import check_origin
 from experiment_http.pagination import Cursors, PageQuery, digest_of, position
@@ -56,6 +57,7 @@ class Api:
     answers: idempotency.Answers
     streams: Streams
     spooling: Spooling | None = None
+    gathering: Gathering
     verifying: Turns = field(factory=lambda: Turns(VERIFIED_AT_ONCE), init=False)
 
     @classmethod
@@ -74,6 +76,7 @@ class Api:
             cursors=Cursors(settings.secret_key),
             answers=idempotency.Answers(settings.secret_key),
             spooling=spooling,
+            gathering=Gathering(services),
             streams=Streams(
                 Tails(lambda: services.units_of_work.news),
                 Pace(
@@ -136,6 +139,8 @@ class Operation:
     """The form of the answer where the body, a batch, waits in the spool because the database is away."""
     let_in: Callable[[Work], Awaitable[None]] | None = None
     """Refuses a caller whose large body is not worth reading."""
+    together: Callable[[Api, Caller, Any], Awaitable[Any]] | None = None
+    """What stores the body together with those of other requests; it gives None where it has to go by itself."""
     wants: frozenset[str] = field(factory=frozenset[str])
 
     @property
@@ -207,6 +212,10 @@ class Operation:
         attempt = idempotency.attempt(key, caller.principal, self.method, target, content)
 
         async def store() -> Answer:
+            if self.together is not None and attempt is None:
+                found = await self.together(api, caller, given["body"])
+                if found is not None:
+                    return self.form.answer(found, call.cursor)
             async with api.services.begin(caller) as work:
                 earlier = None if attempt is None else await api.answers.earlier(work, attempt)
                 answer = earlier or self.form.answer(await self.handler(work, **given), call.cursor)
@@ -328,6 +337,7 @@ class Operations:
         refuses: Sequence[int] = (),
         spooled: Form[Any] | None = None,
         let_in: Callable[[Work], Awaitable[None]] | None = None,
+        together: Callable[[Api, Caller, Any], Awaitable[Any]] | None = None,
     ) -> Callable[[H], H]:
         if not isinstance(getattr(use_case, "permission", None), Permission):
             raise TypeError(f"{method} {path} has no use case that declares a permission")
@@ -353,6 +363,7 @@ class Operations:
                 refuses=refuses,
                 spooled=spooled,
                 let_in=let_in,
+                together=together,
                 wants=wants,
             )
             named = {name for name, _ in operation.path_parameters()}

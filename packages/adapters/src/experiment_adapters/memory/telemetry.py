@@ -15,7 +15,7 @@ from experiment_adapters.memory.store import Store, Transaction
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import Sensor
-from experiment_domain.telemetry.batches import EARLIEST, Batch, moment
+from experiment_domain.telemetry.batches import EARLIEST, LATEST, Batch, moment
 from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
@@ -23,6 +23,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
+    Offer,
     Ran,
     ReadingQuery,
     Readings,
@@ -65,6 +66,11 @@ class MemoryTelemetry(TelemetryStore):
             future_tolerance=self._store.projects[sensor.project_id].future_tolerance,
             repeated={key: receipt for key in keys if (receipt := self._receipt(sensor.id, capture_session_id, key))},
         )
+
+    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
+        # At the end of time no rotated token holds any more.
+        at = moment(LATEST)
+        return [await self.admit(offer.token_hash, offer.capture_session_id, [offer.batch.key], at) for offer in offers]
 
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         sensor = await self._sensors.by_token(token_hash, at)

@@ -98,6 +98,21 @@ class Admission:
 
 
 @frozen(kw_only=True, eq=False)
+class Offer:
+    """A batch for the session that it names, and the hash of the token of the sensor that sent it."""
+
+    token_hash: bytes
+    batch: Batch
+
+    @property
+    def capture_session_id(self) -> UUID:
+        """The session."""
+        session_id = self.batch.capture_session_id
+        assert session_id is not None  # noqa: S101 - checked where it is made
+        return session_id
+
+
+@frozen(kw_only=True, eq=False)
 class Chunk:
     """Readings of one series with strictly rising timestamps. In `physical`, NaN stands for no value.
 
@@ -201,6 +216,14 @@ class TelemetryStore(Protocol):
         """
 
     @abstractmethod
+    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
+        """What `admit` says of each of these batches, of different sensors or with different keys.
+
+        None where somebody else would have to be waited for, or where no sensor has the token, not counting one that
+        has been rotated and still holds.
+        """
+
+    @abstractmethod
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         """The sessions that ran between two moments with the sensor that has this token `at` another one."""
 
@@ -210,7 +233,7 @@ class TelemetryStore(Protocol):
 
     @abstractmethod
     def append(self, *intakes: Intake) -> None:
-        """Keep accepted batches, in the order of their reception. Once in a unit of work, after `admit`."""
+        """Keep accepted batches, in the order of their reception. Once in a unit of work, after their admission."""
 
     @abstractmethod
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:

@@ -28,6 +28,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
+    Offer,
     Ran,
     ReadingQuery,
     Readings,
@@ -92,6 +93,32 @@ class TelemetryUseCases(UseCases):
         """
         return await self._take_in(permit.token(), batches)
 
+    @requires(Permission.WORK)
+    async def ingest_at_once(self, permit: Permit, offers: Sequence[Offer]) -> Sequence[Accepted | None]:
+        """Take in batches of many sensors in one transaction, as far as each needs nothing but to be kept.
+
+        None for one with which more is the matter, be it a refusal: nothing has become of it, `ingest` it by itself.
+        """
+        permit.service()
+        admissions = await self.uow.telemetry.admit_at_once(offers)
+        outcomes: list[Accepted | None] = []
+        intakes: list[Intake] = []
+        taken: set[tuple[UUID, str]] = set()
+        for offer, admission in zip(offers, admissions, strict=True):
+            intake = None
+            if admission is not None:
+                self._note_sender(offer.token_hash, admission)
+                intake = self._plain(admission, offer.batch)
+            if intake is None or (intake.receipt.sensor_id, intake.receipt.key) in taken:
+                outcomes.append(None)
+                continue
+            taken.add((intake.receipt.sensor_id, intake.receipt.key))
+            intakes.append(intake)
+            outcomes.append(_accepted(intake.receipt, duplicate=False))
+        if intakes:
+            self.uow.telemetry.append(*intakes)
+        return outcomes
+
     @requires(Permission.INGEST)
     async def ingest_waiting(self, permit: Permit, batches: Sequence[Batch]) -> Sequence[Accepted | Refusal]:
         """Take in batches that had to wait, as of their reception: as many of the first ones as go to one session.
@@ -148,6 +175,18 @@ class TelemetryUseCases(UseCases):
                 self.recorder.sign_of_life(runs[intakes[0].receipt.capture_session_id])
             await self._tell_of_late_ones(admission, intakes)
         return outcomes
+
+    def _plain(self, admission: Admission, batch: Batch) -> Intake | None:
+        """The intake of a batch that is new and in time, of a sensor whose sign of life is not due."""
+        now = self.recorder.now
+        is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
+        if is_known or not admission.sensor.seen(at=now).is_empty or admission.sensor.is_due_for_a_sign(now):
+            return None
+        try:
+            intake = self._intake(admission, batch, batch.key)
+        except Refusal:
+            return None
+        return None if intake.is_late else intake
 
     def _intake(self, admission: Admission, batch: Batch, key: str) -> Intake:
         sensor = admission.sensor
@@ -292,9 +331,7 @@ class TelemetryUseCases(UseCases):
 
     async def _marked(self, admission: Admission, batch: Batch) -> Receipt | None:
         """The receipt of a batch that came long ago. One that begins behind all such ones is none of them."""
-        if admission.marks_until is None or batch.begins is None or batch.begins > admission.marks_until:
-            return None
-        return await self.uow.telemetry.marked(admission.sensor.id, batch)
+        return await self.uow.telemetry.marked(admission.sensor.id, batch) if _may_be_marked(admission, batch) else None
 
     def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
         return self._converter.convert(profile.rule, column.values, profile.valid_range)
@@ -350,6 +387,10 @@ class TelemetryUseCases(UseCases):
     async def _require_raw(self, grants: Grants, project_id: UUID) -> None:
         if not await self._raw_allowed(grants, project_id):
             raise Forbidden("This project's policy does not let you read raw values.", "raw_not_allowed")
+
+
+def _may_be_marked(admission: Admission, batch: Batch) -> bool:
+    return admission.marks_until is not None and batch.begins is not None and batch.begins <= admission.marks_until
 
 
 def _repeated(receipt: Receipt, batch: Batch) -> Accepted:

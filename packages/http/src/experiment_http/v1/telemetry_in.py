@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import UUID
 
+from experiment_domain.kernel.access import Caller, SensorToken
 from experiment_domain.telemetry.batches import Batch
+from experiment_domain.telemetry.store import Offer
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.telemetry import Accepted, TelemetryUseCases
 from experiment_http.answers import View, one
 from experiment_http.arrow import batch_from_arrow
 from experiment_http.bodies import ARROW, MESSAGE_PACK, BodyKind
-from experiment_http.operations import Operations
+from experiment_http.operations import Api, Operations
 from experiment_http.spooling import SPOOLED
 from experiment_http.v1.batches import LARGEST, Message, batch_from, batch_from_packed
 
@@ -31,6 +33,13 @@ class AcceptedView(View, frozen=True):
     capture_session_id: UUID
 
 
+async def together(api: Api, caller: Caller, batch: Batch) -> Accepted | None:
+    """Store a batch with those of other sensors that are under way; None where that cannot be."""
+    if not isinstance(caller.principal, SensorToken) or batch.capture_session_id is None:
+        return None
+    return await api.gathering.store(Offer(token_hash=caller.principal.token_hash, batch=batch))
+
+
 operations = Operations("telemetry", "Readings, in with a sensor's token and out with a user's.")
 
 
@@ -48,6 +57,7 @@ operations = Operations("telemetry", "Readings, in with a sensor's token and out
     refuses=(404,),
     spooled=SPOOLED,
     let_in=lambda work: work.telemetry.check_sender(),
+    together=together,
 )
 async def ingest_telemetry(work: Work, body: Batch) -> Accepted:
     """Send a batch of readings, with the sensor's own token.

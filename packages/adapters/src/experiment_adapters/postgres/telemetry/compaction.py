@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.statements import Row, Statements
+from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, Floats, Integers, TimestampArray
 from experiment_adapters.postgres.telemetry.merging import statistics_of
-from experiment_adapters.postgres.telemetry.store import NAMES, columns_of_statistics
 from experiment_domain.telemetry.batches import moment
 from experiment_domain.telemetry.compaction import FULL, ChunkHeader, Compaction, Pile, choose, mark
 

@@ -8,9 +8,9 @@ from uuid import UUID
 import numpy as np
 
 from experiment_adapters.postgres.statements import Row, Statements
+from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, Floats
 from experiment_adapters.postgres.telemetry.merging import statistics_of
-from experiment_adapters.postgres.telemetry.store import NAMES, columns_of_statistics
 from experiment_domain.backfills import Place
 from experiment_domain.telemetry.layers import LayerName, PhysicalChunk, PhysicalLayers, Portion, RawChunk, Sweep
 

@@ -15,21 +15,20 @@ from experiment_adapters.postgres.conversions import CONVERSION_PROFILES
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
+from experiment_adapters.postgres.telemetry.appending import append
 from experiment_adapters.postgres.telemetry.buckets import when
-from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge, statistics_of
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge
 from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.telemetry.batches import EARLIEST, Batch, micros, moment
 from experiment_domain.telemetry.compaction import mark
-from experiment_domain.telemetry.statistics import Statistics
 from experiment_domain.telemetry.store import (
     Admission,
-    Chunk,
     Destination,
     Intake,
     Layer,
     Metrics,
+    Offer,
     Ran,
     ReadingQuery,
     Readings,
@@ -67,18 +66,19 @@ _LAYER = "coalesce(layer.is_current, true)"
 # again, perhaps after the session is over.
 _RECEIPTS = (
     "ARRAY(SELECT ROW(key, batch.capture_session_id, digest, accepted, late, received_at)"
-    " FROM telemetry_batches AS batch WHERE batch.sensor_id = sensors.id AND key = ANY(%s){} ORDER BY received_at)"
+    " FROM telemetry_batches AS batch WHERE batch.sensor_id = sensors.id AND key = ANY({}){} ORDER BY received_at)"
 )
 
 # The session that batches name, if the sensor takes part in it or it is of a project that knows the sensor: a row
 # for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
-_TO_NAMED_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL},
-    {_RECEIPTS.format(" AND batch.capture_session_id = %s")}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
-FROM sensors
+_NAMED_SESSION = f"""
+SELECT {{place}}{SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL},
+    {_RECEIPTS.format("{keys}", " AND batch.capture_session_id = {session_id}")},
+    {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
+FROM {{sensors}}
 JOIN projects ON projects.id = sensors.project_id
-LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
-LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at IS NULL AND (
+LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = {{session_id}} AND pin.sensor_id = sensors.id
+LEFT JOIN capture_sessions AS session ON session.id = {{session_id}} AND session.deleted_at IS NULL AND (
     pin.sensor_id IS NOT NULL OR session.project_id = sensors.project_id OR EXISTS (
         SELECT FROM sensor_projects
         WHERE sensor_projects.sensor_id = sensors.id AND sensor_projects.project_id = session.project_id
@@ -87,12 +87,34 @@ LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at 
 LEFT JOIN telemetry_layers AS layer ON layer.capture_session_id = pin.capture_session_id
     AND layer.sensor_id = pin.sensor_id
 LEFT JOIN conversion_profiles ON conversion_profiles.id = coalesce(layer.profile_id, pin.profile_id)
-WHERE {HAS_TOKEN}
+"""
+_TO_NAMED_SESSION = "{} WHERE {}".format(
+    _NAMED_SESSION.format(place="", sensors="sensors", keys="%s", session_id="%s"), HAS_TOKEN
+)
+# The same for several sensors at once, each of which has sent a batch.
+_TO_NAMED_SESSIONS = "{} ORDER BY offer.place".format(
+    _NAMED_SESSION.format(
+        place="offer.place, ",
+        sensors="unnest(%s::bytea[], %s::text[], %s::uuid[])"
+        " WITH ORDINALITY AS offer (token_hash, key, session_id, place)"
+        " JOIN sensors ON sensors.token_hash = offer.token_hash",
+        keys="ARRAY[offer.key]",
+        session_id="offer.session_id",
+    )
+)
+# Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is
+# let go in the end.
+_TRY_LOCKS = """
+SELECT offer.place FROM unnest(%s::bytea[], %s::text[], %s::bigint[])
+    WITH ORDINALITY AS offer (token_hash, key, session_lock, place)
+JOIN sensors ON sensors.token_hash = offer.token_hash
+WHERE pg_try_advisory_xact_lock(hashtextextended(sensors.id::text || key, 0))
+    AND pg_try_advisory_xact_lock_shared(session_lock)
 """
 
 # The running sessions of a sensor. Backfills are for sessions that are over: here the pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_RECEIPTS.format("")},
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_RECEIPTS.format("%s", "")},
     {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
@@ -142,34 +164,6 @@ _AT_SESSION = SENSORS.width + 3
 _AT_LAYER = 7
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
-NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
-_STATISTICS = ", ".join(NAMES)
-
-RAW = f"""
-INSERT INTO telemetry_chunks
-    (transaction_id, capture_session_id, series_id, late, starts_at, ends_at, {_STATISTICS}, timestamps, "values")
-SELECT pg_current_xact_id(), capture_session_id, id, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
-FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
-"""
-
-_RAW_AND_PHYSICAL = f"""
-WITH chunk AS ({RAW} RETURNING capture_session_id, series_id, position)
-INSERT INTO telemetry_physical_chunks
-    (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
-SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, {{values}} FROM chunk
-"""
-WHOLE = _RAW_AND_PHYSICAL.format(values="%s")
-_WITH_GAPS = _RAW_AND_PHYSICAL.format(values="array_replace(%s::float8[], 'NaN', NULL)")
-_ONE_LAYER = f"(%s::uuid, %s::integer{', %s::float8' * 6}, %s::float8[])"
-_RAW_AND_LAYERS = f"""
-WITH chunk AS ({RAW} RETURNING capture_session_id, series_id, position)
-INSERT INTO telemetry_physical_chunks
-    (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
-SELECT capture_session_id, series_id, position, layer.profile_id, {", ".join(f"layer.{name}" for name in NAMES)},
-    array_replace(layer."values", 'NaN', NULL)
-FROM chunk, (VALUES {{layers}}) AS layer (profile_id, {_STATISTICS}, "values")
-"""
-
 FEW, HEADERS = 64, 20_000
 """How many chunks a page of readings looks at before it opens some of them: at first, and at most.
 
@@ -182,7 +176,7 @@ class PostgresTelemetry(TelemetryStore):
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
-        self._known: set[tuple[UUID, str]] = set()
+        self._known: set[tuple[UUID, UUID, str]] = set()
 
     async def admit(
         self, token_hash: bytes, capture_session_id: UUID | None, keys: Sequence[str], at: datetime
@@ -196,8 +190,22 @@ class PostgresTelemetry(TelemetryStore):
         else:
             self._statements.write(_LOCK_BATCHES, [list(keys), *token])
             rows = await self._to_running_sessions(list(keys), token)
-        self._known = {(row[_AT_SESSION], signal) for row in rows for signal in row[_AT_SESSION + 5]}
+        self._known = _series_of(rows)
         return _admission(rows) if rows else None
+
+    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
+        token_hashes = [offer.token_hash for offer in offers]
+        keys = [offer.batch.key for offer in offers]
+        session_ids = [offer.capture_session_id for offer in offers]
+        locked = self._statements.ask(_TRY_LOCKS, [token_hashes, keys, list(map(lock_key, session_ids))])
+        rows = await self._statements.ask(_TO_NAMED_SESSIONS, [token_hashes, keys, session_ids]).rows()
+        held = {place for (place,) in await locked.rows()}
+        self._known = _series_of([row[1:] for row in rows])
+        admissions: list[Admission | None] = [None] * len(offers)
+        for place, found in groupby(rows, lambda row: row[0]):
+            if place in held:
+                admissions[place - 1] = _admission([row[1:] for row in found])
+        return admissions
 
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         rows = await self._statements.ask(_RAN_BETWEEN, [until, since, token_hash, token_hash, at]).rows()
@@ -244,28 +252,8 @@ class PostgresTelemetry(TelemetryStore):
         return True
 
     def append(self, *intakes: Intake) -> None:
-        receipts = [intake.receipt for intake in intakes]
-        self._statements.tell(*{f"capture_session/{receipt.capture_session_id}" for receipt in receipts})
-        self._statements.write(
-            "INSERT INTO telemetry_batches"
-            " (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)"
-            " SELECT %s, * FROM unnest("
-            "%s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[], %s::integer[], %s::timestamptz[])",
-            [
-                receipts[0].sensor_id,
-                [receipt.capture_session_id for receipt in receipts],
-                [receipt.received_at for receipt in receipts],
-                [receipt.key for receipt in receipts],
-                [receipt.digest for receipt in receipts],
-                [receipt.accepted for receipt in receipts],
-                [receipt.late for receipt in receipts],
-                [receipt.starts_at for receipt in receipts],
-            ],
-        )
-        self._append_series(intakes)
-        for intake in intakes:
-            for chunk in intake.chunks:
-                self._append_chunk(intake, chunk)
+        self._statements.tell(*{f"capture_session/{intake.receipt.capture_session_id}" for intake in intakes})
+        append(self._statements, intakes, self._known)
 
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:
         self._statements.hold_still()
@@ -413,48 +401,6 @@ class PostgresTelemetry(TelemetryStore):
                 return rows
             self._statements.write("ROLLBACK TO SAVEPOINT before_sessions", [])
 
-    def _append_series(self, intakes: Sequence[Intake]) -> None:
-        """Those that are new, in one order for all, so that two first batches never wait for each other in a circle."""
-        new = {
-            (receipt.capture_session_id, chunk.column.signal): (receipt.sensor_id, intake.profile_id)
-            for intake, receipt in ((intake, intake.receipt) for intake in intakes)
-            for chunk in intake.chunks
-            if (receipt.capture_session_id, chunk.column.signal) not in self._known
-        }
-        for (session_id, signal), (sensor_id, profile_id) in sorted(new.items()):
-            self._statements.write(
-                "INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)"
-                " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [session_id, sensor_id, signal, profile_id],
-            )
-
-    def _append_chunk(self, intake: Intake, chunk: Chunk) -> None:
-        receipt, column = intake.receipt, chunk.column
-        values = np.frombuffer(column.values)
-        raw = [
-            intake.is_late,
-            moment(column.timestamps[0]),
-            moment(column.timestamps[-1]),
-            *columns_of_statistics(statistics_of(values)),
-            TimestampArray.of(np.frombuffer(column.timestamps, np.int64)),
-            FloatArray.of(values),
-            *(receipt.capture_session_id, receipt.sensor_id, column.signal),
-        ]
-        if chunk.physical is None:
-            self._statements.write(RAW, raw)
-            return
-        if chunk.others:
-            values = {intake.profile_id: chunk.physical, **chunk.others}
-            sql = _RAW_AND_LAYERS.format(layers=", ".join([_ONE_LAYER] * len(values)))
-            self._statements.write(sql, [*raw, *(part for layer in values.items() for part in _layer(*layer))])
-            return
-        physical = np.frombuffer(chunk.physical)
-        statistics = statistics_of(physical)
-        sql = WHOLE if statistics is not None and statistics.count == len(physical) else _WITH_GAPS
-        self._statements.write(
-            sql, [*raw, intake.profile_id, *columns_of_statistics(statistics), FloatArray.of(physical)]
-        )
-
 
 _NONE = uuid.UUID(int=0)
 
@@ -495,9 +441,9 @@ def _metrics(found: Sequence[Summary]) -> list[Metrics]:
     return results
 
 
-def _layer(profile_id: UUID | None, values: "array[float]") -> tuple[Any, ...]:
-    physical = np.frombuffer(values)
-    return profile_id, *columns_of_statistics(statistics_of(physical)), FloatArray.of(physical)
+def _series_of(rows: Sequence[Row]) -> set[tuple[UUID, UUID, str]]:
+    """Which series there are, by session, sensor and signal."""
+    return {(row[_AT_SESSION], row[0], signal) for row in rows for signal in row[_AT_SESSION + 5]}
 
 
 def _admission(rows: Sequence[Row]) -> Admission:
@@ -546,21 +492,6 @@ def _destination(rows: Sequence[Row]) -> Destination:
         others=[profile for is_current, profile in profiles if not is_current],
         signals=signals,
         takes_part=takes_part,
-    )
-
-
-def columns_of_statistics(statistics: Statistics | None) -> tuple[Any, ...]:
-    """The values of the columns `NAMES`."""
-    if statistics is None:
-        return 0, None, None, None, None, None, None
-    return (
-        statistics.count,
-        statistics.minimum,
-        statistics.maximum,
-        statistics.mean,
-        statistics.squares,
-        statistics.first,
-        statistics.last,
     )
 
 

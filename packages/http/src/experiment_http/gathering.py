@@ -1,0 +1,105 @@
+"""Batches of requests that are under way at the same time: one transaction stores as many as wait for it."""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+import structlog
+from attrs import field, frozen
+
+from experiment_domain.kernel.access import System
+from experiment_domain.kernel.errors import Refusal, Unavailable
+from experiment_domain.telemetry.store import Offer
+from experiment_domain.usecases import Services
+from experiment_domain.usecases.telemetry import Accepted
+
+TOGETHER = 64
+READINGS = 50_000
+"""A transaction has so many batches at most, and with more readings than these it takes no further one."""
+LINGER = 0.001
+"""Seconds for which a transaction waits for as many batches as the one before had, if it had several.
+
+Clients that wait for their answers send again at about the same time: without it, each transaction would begin with the
+first of them, and the next one with the others.
+"""
+
+log = structlog.get_logger("experiment_http.gathering")
+
+
+@frozen(eq=False)
+class Waiting:
+    """A batch that is to be stored, and what becomes of it."""
+
+    offer: Offer
+    outcome: "asyncio.Future[Accepted | None]" = field(factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def key(self) -> tuple[bytes, str]:
+        """What no two batches of one transaction have in common."""
+        return self.offer.token_hash, self.offer.batch.key
+
+
+class Gathering:
+    """Stores batches of many sensors together: what a transaction costs is nearly the same for one and for many.
+
+    One transaction is under way at a time. What comes in meanwhile is gathered for the next one.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._waiting: deque[Waiting] = deque()
+        self._storing: asyncio.Task[None] | None = None
+
+    async def store(self, offer: Offer) -> Accepted | None:
+        """What became of a batch; None where nothing did, and it is to be stored by itself.
+
+        Raises `Unavailable` where the database is away.
+        """
+        waiting = Waiting(offer)
+        self._waiting.append(waiting)
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store())
+        return await waiting.outcome
+
+    async def _store(self) -> None:
+        together: list[Waiting] = []
+        while self._waiting:
+            if len(together) > 1 and len(self._waiting) < len(together):
+                await asyncio.sleep(LINGER)
+            together = self._next()
+            try:
+                async with self._services.begin(System()) as work:
+                    outcomes = await work.telemetry.ingest_at_once([one.offer for one in together])
+            except Unavailable as unavailable:
+                # Whoever waits for the next transaction would only wait for as long again.
+                for one in [*together, *self._waiting]:
+                    _tell(one, unavailable)
+                self._waiting.clear()
+                continue
+            except Refusal:
+                outcomes = [None] * len(together)  # what is refused by itself leaves the others as they are
+            except Exception as error:
+                log.exception("batches_not_stored_together", batches=len(together), exc_info=error)
+                outcomes = [None] * len(together)
+            for one, outcome in zip(together, outcomes, strict=True):
+                _tell(one, outcome)
+
+    def _next(self) -> list[Waiting]:
+        """The batches that have waited longest, for one transaction."""
+        together: dict[tuple[bytes, str], Waiting] = {}
+        readings = 0
+        while self._waiting and len(together) < TOGETHER and readings < READINGS:
+            if self._waiting[0].key in together:
+                break
+            one = self._waiting.popleft()
+            together[one.key] = one
+            readings += len(one.offer.batch)
+        return list(together.values())
+
+
+def _tell(waiting: Waiting, outcome: Accepted | Unavailable | None) -> None:
+    with suppress(asyncio.InvalidStateError):  # who waited for it has gone
+        if isinstance(outcome, Unavailable):
+            waiting.outcome.set_exception(outcome)
+        else:
+            waiting.outcome.set_result(outcome)

@@ -1,0 +1,155 @@
+"""Requests that send batches at the same time: stored together, and each answered for itself."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+
+from experiment_adapters.vectorised import NumpyConverter
+from experiment_domain.kernel.access import Principal, System
+from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.sensors import token_hash
+from experiment_domain.telemetry.store import Offer
+from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases import Services
+from experiment_http.gathering import Gathering
+from experiment_http.v1.batches import batch_from
+from http_api import World, new_world, refusal
+
+BASE = 1_773_051_273_000_000
+
+
+def batch(world: World, stamp: int, value: Any = 1.0) -> bytes:
+    """One reading."""
+    reading = {"timestamp": BASE + stamp, "value": value}
+    return json.dumps({"capture_session_id": world.session_id, "readings": [reading]}).encode()
+
+
+async def send(world: World, body: bytes, **headers: str) -> Any:
+    """What is answered to a batch."""
+    return await world.sensor.send(
+        "POST", "/telemetry", content=body, headers={"Content-Type": "application/json", **headers}
+    )
+
+
+async def stored(world: World) -> list[float]:
+    """The values that are read back."""
+    path = f"/capture-sessions/{world.session_id}/telemetry"
+    found = await world.editor.done("GET", path, params={"sensor_id": world.sensor_id, "layer": "raw"})
+    return [item["value"] for item in found["items"]]
+
+
+class Units:
+    """Units of work of which it is known who began them; `waiting` holds them up, and `broken` lets none begin."""
+
+    def __init__(self, units: UnitsOfWork) -> None:
+        self.began: list[Principal] = []
+        self.waiting = asyncio.Event()
+        self.waiting.set()
+        self.broken = False
+        self._units = units
+
+    @asynccontextmanager
+    async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[Any]:
+        """A unit of work."""
+        self.began.append(principal)
+        await self.waiting.wait()
+        if self.broken:
+            raise Unavailable("The database is away.")
+        async with self._units.begin(principal, read_only=read_only) as unit:
+            yield unit
+
+
+def gathering_over(units: UnitsOfWork) -> tuple[Gathering, Units]:
+    """A gathering by itself."""
+    watched: Any = Units(units)
+    return Gathering(Services(units_of_work=watched, converter=NumpyConverter())), watched
+
+
+def offer(world: World, stamp: int) -> Offer:
+    """A batch on its way to be gathered."""
+    token = world.sensor.token
+    assert token is not None
+    return Offer(token_hash=token_hash(token), batch=batch_from(batch(world, stamp)))
+
+
+async def test_each_is_answered_for_itself(app: Litestar, runner: object) -> None:
+    worlds = [await new_world(app) for _ in range(4)]
+    for world in worlds:
+        assert (await send(world, batch(world, 0))).status_code == 200
+    # Of each sensor one batch that comes twice, two that are refused, and one with a key of its own.
+    asked = [
+        (world, number, send(world, batch(world, *what), **headers))
+        for world in worlds
+        for number, (what, headers) in enumerate(
+            [
+                ((1, 1.5), {}),
+                ((2, 2.5), {}),
+                ((2, 2.5), {}),
+                ((3, "text"), {}),
+                ((10**15, 1.0), {}),
+                ((4, 3.5), {"Idempotency-Key": "a-key"}),
+                ((5, 4.5), {}),
+            ]
+        )
+    ]
+    answers = await asyncio.gather(*(request for _, _, request in asked))
+    twice: dict[str, list[bool]] = {}
+    for (world, number, _), answer in zip(asked, answers, strict=True):
+        if number in (3, 4):
+            assert refusal(answer, 422, "bad_readings")["errors"][0]["index"] == 0
+            continue
+        told = answer.json()
+        assert (answer.status_code, told["accepted"], told["late"]) == (200, 1, 0), answer.text
+        assert told["capture_session_id"] == world.session_id
+        if number in (1, 2):
+            twice.setdefault(world.session_id, []).append(told["duplicate"])
+    assert [sorted(told) for told in twice.values()] == [[False, True]] * len(worlds)
+    for world in worlds:
+        assert await stored(world) == [1.0, 1.5, 2.5, 3.5, 4.5]
+
+
+async def test_what_comes_in_during_one_transaction_goes_into_the_next(
+    units_of_work: UnitsOfWork, world: World
+) -> None:
+    await send(world, batch(world, 0))
+    gathering, units = gathering_over(units_of_work)
+    units.waiting.clear()
+    asked = [asyncio.create_task(gathering.store(offer(world, 1)))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked += [asyncio.create_task(gathering.store(offer(world, stamp))) for stamp in range(2, 101)]
+    await asyncio.sleep(0)
+    # One who does not wait any longer leaves the others as they are.
+    asked.pop(50).cancel()
+    units.waiting.set()
+    outcomes = await asyncio.gather(*asked)
+    assert all(outcome is not None and outcome.accepted == 1 for outcome in outcomes)
+    assert units.began == [System()] * 3  # one, 64, and the rest
+    assert len(await stored(world)) in (100, 101)
+
+
+async def test_the_same_batch_twice_is_not_for_one_transaction(units_of_work: UnitsOfWork, world: World) -> None:
+    await send(world, batch(world, 0))
+    gathering, units = gathering_over(units_of_work)
+    same = offer(world, 1)
+    outcomes = await asyncio.gather(*map(gathering.store, [offer(world, 2), same, same, offer(world, 3)]))
+    assert [outcome is None for outcome in outcomes] == [False, False, True, False]
+    assert len(units.began) == 2
+    assert len(await stored(world)) == 4
+
+
+async def test_everybody_is_told_at_once_that_the_database_is_away(units_of_work: UnitsOfWork, world: World) -> None:
+    await send(world, batch(world, 0))
+    gathering, units = gathering_over(units_of_work)
+    units.broken = True
+    outcomes = await asyncio.gather(
+        *(gathering.store(offer(world, stamp)) for stamp in range(1, 101)), return_exceptions=True
+    )
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert len(units.began) == 1
+    units.broken = False
+    assert await gathering.store(offer(world, 1)) is not None
