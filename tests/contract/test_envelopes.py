@@ -219,3 +219,27 @@ async def test_windows_across_the_edges_of_chunks(rig: Rig):
         check(await rig.envelope(points, start=start, end=end), readings, points, start, end)
         found = await rig.envelope(points, Layer.PHYSICAL, start=start, end=end)
         check(found, physical, points, start, end)
+
+
+async def test_what_was_looked_at_before_is_still_right_when_more_has_come(rig: Rig):
+    chance = random.Random(8)
+    readings: Readings = {}
+    stamps = [T0 + place * SECOND for place in range(3_000)]
+    for start in range(0, len(stamps), 75):
+        batch = [(stamp, chance.gauss(0, 1)) for stamp in stamps[start : start + 75]]
+        # Sometimes what stands out changes which side of an edge has to be looked at, in parts that are known already.
+        if start % 450 == 0:
+            batch[chance.randrange(75)] = (batch[0][0] + 1, chance.choice((-50.0, 50.0)))
+        batch.sort()
+        readings.update(batch)
+        await rig.deliver(column_of(batch))
+        for points in (3, 20, 40):
+            check(await rig.envelope(points), readings, points)
+    late = {stamp + 7: 100.0 for stamp in chance.sample(stamps, 40)}
+    for start in range(0, 40, 10):
+        part = sorted(late.items())[start : start + 10]
+        await rig.deliver(column_of(part))
+        readings.update(part)
+        for points in (3, 20, 40):
+            check(await rig.envelope(points), readings, points)
+            check(await rig.envelope(points, start=T0 + 500 * SECOND), readings, points, start=T0 + 500 * SECOND)

@@ -1,5 +1,6 @@
 """The composition root of the API: settings from the environment, adapters for the ports, and the application."""
 
+import gc
 import os
 from collections.abc import Mapping
 
@@ -19,7 +20,7 @@ def app(environ: Mapping[str, str] | None = None) -> ExperimentApi:
     lifespan = [composition.database.opened()]
     if spooled is not None:
         lifespan.append(spooled.opened())
-    return create_app(
+    application = create_app(
         composition.services,
         authenticator(settings),
         HttpSettings(
@@ -31,3 +32,7 @@ def app(environ: Mapping[str, str] | None = None) -> ExperimentApi:
         lifespan=lifespan,
         spool=spooled,
     )
+    # What is there by now stays for good: looking through it for garbage would hold up requests, for 0.1 s each time.
+    gc.collect()
+    gc.freeze()
+    return application

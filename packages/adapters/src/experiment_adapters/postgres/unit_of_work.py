@@ -36,6 +36,7 @@ from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.statements import Answer, Connection, Pool, Statements
 from experiment_adapters.postgres.telemetry import arrays
 from experiment_adapters.postgres.telemetry.compaction import PostgresCompaction
+from experiment_adapters.postgres.telemetry.edges import Edges
 from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
 from experiment_adapters.postgres.telemetry.grids import PostgresGrids
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
@@ -52,9 +53,10 @@ from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 class PostgresUnitOfWork(UnitOfWork):
     """One transaction, or, where it only reads, statements that each see what is committed."""
 
-    def __init__(self, statements: Statements, principal: Principal) -> None:
+    def __init__(self, statements: Statements, principal: Principal, edges: Edges) -> None:
         self._statements = statements
         self._principal = principal
+        self._edges = edges
         # A user's memberships travel with whatever is asked first.
         self._memberships: Answer | None = None
         if isinstance(principal, User):
@@ -100,7 +102,7 @@ class PostgresUnitOfWork(UnitOfWork):
 
     @cached_property
     def envelopes(self) -> PostgresEnvelopes:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return PostgresEnvelopes(self._statements)
+        return PostgresEnvelopes(self._statements, self._edges)
 
     @cached_property
     def grids(self) -> PostgresGrids:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -199,6 +201,7 @@ class PostgresUnitsOfWork(UnitsOfWork):
         self._read_pool = read_pool
         self._news = news
         self._patience = patience
+        self._edges = Edges()
 
     @property
     def news(self) -> PostgresNews:
@@ -229,7 +232,7 @@ class PostgresUnitsOfWork(UnitsOfWork):
         pool = self._read_pool if read_only else self._pool
         statements = Statements(pool, in_transaction=not read_only, patience=self._patience)
         try:
-            yield PostgresUnitOfWork(statements, principal)
+            yield PostgresUnitOfWork(statements, principal, self._edges)
         finally:
             await statements.close()
             self._news.tell(statements.news)

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
+from experiment_adapters.postgres.telemetry.edges import Edges
 from experiment_adapters.postgres.telemetry.headers import (
     Headers,
     Stored,
@@ -73,8 +74,9 @@ class Pieces:
 class PostgresEnvelopes(Envelopes):
     """Makes envelopes of `telemetry_chunks` and `telemetry_physical_chunks`."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, edges: Edges) -> None:
         self._statements = statements
+        self._edges = edges
 
     async def read(self, query: EnvelopeQuery) -> Envelope:
         self._statements.hold_still()
@@ -87,23 +89,25 @@ class PostgresEnvelopes(Envelopes):
         )
         if stored.is_physical and stored.profile_id is None:
             return Envelope.empty()
-        extent = None
-        if query.start is not None or query.end is not None:
+        first = last = None
+        is_part = query.start is not None or query.end is not None
+        if is_part:
             # The pixels are those of the whole series, of which only a part is looked at.
             conditions = stored.conditions()
-            extent = self._statements.ask(
+            extent = await self._statements.ask(
                 "SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk"
                 f" WHERE {' AND '.join(conditions.texts)}",
                 conditions.parameters,
-            )
-        found = await headers(self._statements, stored, start=query.start, end=query.end)
+            ).row()
+            if extent is None or extent[0] is None:
+                return Envelope.empty()
+            first, last = map(micros, extent)
+            is_part = _is_part(query, first, last)
+        found = await headers(self._statements, stored, start=query.start, end=query.end, is_part=is_part)
         if found is None:
             return Envelope.empty()
-        first, last = int(found.starts[0]), int(found.ends.max())
-        if extent is not None:
-            row = await extent.row()
-            assert row is not None  # noqa: S101
-            first, last = micros(row[0]), micros(row[1])
+        if first is None or last is None:
+            first, last = int(found.starts[0]), int(found.ends.max())
         pixels = Pixels.of(query, first, last)
         if pixels is None:
             return Envelope.empty()
@@ -153,22 +157,20 @@ class PostgresEnvelopes(Envelopes):
         self, found: Headers, places: Integers, numbers: Integers, edges: Integers, sides: "np.typing.NDArray[np.int8]"
     ) -> Pieces:
         """The two pieces of each of these chunks, before and behind its edge."""
-        rows = await divided(self._statements, found, places, edges, sides)
-        before = np.array([count for count, _ in rows], np.int64)
-        lengths = np.array([len(values) for _, values in rows], np.int64)
-        values = np.concatenate([values for _, values in rows])
-        offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-        # Where in what was sent the part behind the edge begins; of the other side one value came along.
-        cuts = offsets + np.where(sides == 1, 1, before)
-        bounds = np.column_stack((offsets, cuts)).ravel()
-        minimums = np.minimum.reduceat(values, bounds).reshape(-1, 2)
-        maximums = np.maximum.reduceat(values, bounds).reshape(-1, 2)
-        sums = np.add.reduceat(values, bounds).reshape(-1, 2)
+        profile_id = found.stored.profile_id if found.stored.is_physical else None
+        columns = (found.positions[places], found.starts[places], found.means[places], edges)
+        keys = [(profile_id, *key) for key in zip(*(column.tolist() for column in columns), strict=True)]
+        rows, missing = self._edges.find(keys, sides)
+        if len(missing):
+            rows[missing] = await self._looked_up(found, places[missing], edges[missing], sides[missing])
+            self._edges.keep([keys[number] for number in missing.tolist()], rows[missing])
+        looked_at, before = rows[:, 0], rows[:, 1].astype(np.int64)
+        minimums, maximums, sums = rows[:, 2:8:3].copy(), rows[:, 3:8:3].copy(), rows[:, 4:8:3]
         counts = np.column_stack((before, found.counts[places] - before))
         means = sums / counts
         whole = found.means[places]
         for side, told, from_ in ((-1, 1, 0), (1, 0, 1)):
-            rest = sides == side
+            rest = looked_at == side
             share = counts[rest, from_] / counts[rest, told]
             means[rest, told] = whole[rest] + (whole[rest] - means[rest, from_]) * share
             # No extreme of the pixel: the chunk's own, which do not stand out, say as much.
@@ -181,9 +183,32 @@ class PostgresEnvelopes(Envelopes):
             minimums=minimums.ravel(),
             maximums=maximums.ravel(),
             means=means.ravel(),
-            firsts=np.column_stack((found.firsts[places], values[cuts])).ravel(),
-            lasts=np.column_stack((values[cuts - 1], found.lasts[places])).ravel(),
+            firsts=np.column_stack((found.firsts[places], rows[:, 9])).ravel(),
+            lasts=np.column_stack((rows[:, 8], found.lasts[places])).ravel(),
         )
+
+    async def _looked_up(
+        self, found: Headers, places: Integers, edges: Integers, sides: "np.typing.NDArray[np.int8]"
+    ) -> Floats:
+        """The rows of edges, from what the chunks hold."""
+        parts = await divided(self._statements, found, places, edges, sides)
+        before = np.array([count for count, _ in parts], np.int64)
+        lengths = np.array([len(values) for _, values in parts], np.int64)
+        values = np.concatenate([values for _, values in parts])
+        offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        # Where in what was sent the part behind the edge begins; of the other side one value came along.
+        cuts = offsets + np.where(sides == 1, 1, before)
+        bounds = np.column_stack((offsets, cuts)).ravel()
+        extremes = [np.minimum.reduceat(values, bounds), np.maximum.reduceat(values, bounds)]
+        both = np.stack([*extremes, np.add.reduceat(values, bounds)], axis=1).reshape(-1, 6)
+        return np.column_stack((sides, before, both, values[cuts - 1], values[cuts]))
+
+
+def _is_part(query: EnvelopeQuery, first: int, last: int) -> bool:
+    """Whether the query asks for less than half of what lies between two moments."""
+    start = first if query.start is None else max(query.start, first)
+    end = last if query.end is None else min(query.end, last)
+    return 2 * (end - start) < last - first
 
 
 def _sides(

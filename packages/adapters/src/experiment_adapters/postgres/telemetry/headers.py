@@ -1,11 +1,11 @@
 """The headers of a series' chunks as arrays: what is known of each chunk without opening it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, fields, frozen
 from numpy.typing import NDArray
 
 from experiment_adapters.postgres.filters import Conditions
@@ -114,6 +114,24 @@ class Headers:
             lasts=lasts,
         )
 
+    def between(self, start: int | None, end: int | None) -> "Headers | None":
+        """Those of the chunks that may hold readings from `start` to before `end`; None where there are none."""
+        chosen = np.ones(len(self.starts), bool)
+        if start is not None:
+            chosen &= self.ends >= start
+        if end is not None:
+            chosen &= self.starts < end
+        if chosen.all():
+            return self
+        arrays = {name: column[chosen] for name, column in self._columns()}
+        return evolve(self, **arrays) if chosen.any() else None
+
+    def _columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        for attribute in fields(Headers):
+            column = getattr(self, attribute.name)
+            if isinstance(column, np.ndarray):
+                yield attribute.name, column
+
     def islands(self) -> Integers:
         """The number of the island that each chunk belongs to: chunks of different ones do not overlap in time."""
         reached = np.maximum.accumulate(self.ends)
@@ -132,21 +150,33 @@ class Headers:
 
 
 async def headers(
-    statements: Statements, stored: Stored, *, start: int | None = None, end: int | None = None
+    statements: Statements,
+    stored: Stored,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    is_part: bool | None = None,
 ) -> Headers | None:
-    """The headers of the chunks that may hold readings from `start` to before `end`; None where there are none."""
-    conditions = within(stored.conditions(), start, end)
+    """The headers of the chunks that may hold readings from `start` to before `end`; None where there are none.
+
+    Where that `is_part` of the series only, they are looked for; else those of the whole series are read, which takes
+    less time than to look for most of them.
+    """
+    if is_part is None:
+        is_part = start is not None or end is not None
+    conditions = within(stored.conditions(), start, end) if is_part else stored.conditions()
     where, parameters = " AND ".join(conditions.texts), conditions.parameters
     if not stored.is_physical:
         answer = statements.ask(_RAW.format(where=where), parameters)
-    elif start is None and end is None:
+    elif not is_part:
         answer = statements.ask(_BESIDE.format(where=where), [*parameters, *parameters, stored.profile_id])
     else:
         join = f"{_PHYSICAL} AND physical.profile_id = %s"
         answer = statements.ask(_JOINED.format(join=join, where=where), [stored.profile_id, *parameters])
     row = await answer.row()
     assert row is not None  # noqa: S101 - aggregates without groups always give one
-    return Headers.of(stored, row)
+    found = Headers.of(stored, row)
+    return found if found is None or is_part else found.between(start, end)
 
 
 def in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
