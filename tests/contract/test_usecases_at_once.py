@@ -55,6 +55,7 @@ async def _stored(
 @pytest.mark.covers("telemetry.ingest_at_once")
 async def test_batches_of_many_sensors_are_kept_together(lab: Laboratory):
     plain, plain_session = await _recording(lab)
+    await lab.ingest(plain, a_batch(a_column([4], [6.0], "other"), session=plain_session.id))
     run = await lab.run(start=True)
     scaled = await lab.sensor(run)
     await lab.profile(scaled, 2.0, 1.0, valid_range={"max": 10.0})
@@ -73,7 +74,7 @@ async def test_batches_of_many_sensors_are_kept_together(lab: Laboratory):
         for session, accepted in ((plain_session, 3), (scaled_session, 3), (scaled_session, 1), (plain_session, 2))
     ]
     assert await _stored(lab, plain, plain_session) == {0: 0.0, 1: 1.5, 2: -0.0, 9: 2.0}
-    assert await _stored(lab, plain, plain_session, signal="other") == {5: 7.0}
+    assert await _stored(lab, plain, plain_session, signal="other") == {4: 6.0, 5: 7.0}
     assert await _stored(lab, scaled, scaled_session) == {0: 0.0, 1: 4.0, 2: 5.0, 3: 100.0}
     physical = await _stored(lab, scaled, scaled_session, Layer.PHYSICAL)
     assert {stamp: value for stamp, value in physical.items() if not math.isnan(value)} == {0: 1.0, 1: 9.0, 2: 11.0}
@@ -108,6 +109,7 @@ async def test_what_has_more_to_it_is_left_alone(lab: Laboratory):
         _offer(deaf, of(deaf_session)),
         _offer(rotated, of(rotated_session)),
         _offer(silent, of(silent_session)),
+        _offer(made, a_batch(a_column([4], [1.0], "new"), session=session.id)),
         Offer(token_hash=token_hash(new_token()), batch=of(session)),
     ]
     good = _offer(made, of(session))

@@ -177,7 +177,7 @@ class TelemetryUseCases(UseCases):
         return outcomes
 
     def _plain(self, admission: Admission, batch: Batch) -> Intake | None:
-        """The intake of a batch that is new and in time, of a sensor whose sign of life is not due."""
+        """The intake of a batch that is new and in time, for series that exist, of a sensor known to be alive."""
         now = self.recorder.now
         is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
         if is_known or not admission.sensor.seen(at=now).is_empty or admission.sensor.is_due_for_a_sign(now):
@@ -186,7 +186,9 @@ class TelemetryUseCases(UseCases):
             intake = self._intake(admission, batch, batch.key)
         except Refusal:
             return None
-        return None if intake.is_late else intake
+        known = _signals(admission, intake)
+        is_plain = not intake.is_late and all(chunk.column.signal in known for chunk in intake.chunks)
+        return intake if is_plain else None
 
     def _intake(self, admission: Admission, batch: Batch, key: str) -> Intake:
         sensor = admission.sensor
@@ -442,10 +444,15 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
     return found[0]
 
 
+def _signals(admission: Admission, intake: Intake) -> Collection[str]:
+    """Those that the sensor has delivered in the session by now."""
+    session_id = intake.receipt.capture_session_id
+    return next(found.signals for found in admission.destinations if found.capture_session_id == session_id)
+
+
 def _check_signals(admission: Admission, intake: Intake, before: Sequence[Intake]) -> None:
     """Refuse a batch that would give its session too many signals of its sensor, with those taken in `before` it."""
-    session_id = intake.receipt.capture_session_id
-    known = next(found.signals for found in admission.destinations if found.capture_session_id == session_id)
+    known = _signals(admission, intake)
     signals = {*known, *(chunk.column.signal for one in (*before, intake) for chunk in one.chunks)}
     if len(signals) > max(len(known), SIGNALS_OF_SENSOR):
         raise Invalid.at("readings", f"a sensor delivers at most {SIGNALS_OF_SENSOR:,} signals in one capture session")
