@@ -109,7 +109,8 @@ class Told(ChoreWatcher):
         self.done_: list[tuple[str, int]] = []
         self.failed_: list[tuple[int, str]] = []
 
-    def done(self, name: str, count: int) -> None:
+    def done(self, name: str, count: int, seconds: float) -> None:
+        assert 0 <= seconds < 60
         self.done_.append((name, count))
 
     def failed(self, chore: Chore, error: Exception | str) -> None:

@@ -21,6 +21,7 @@ from experiment_adapters.settings import (
     ApiSettings,
     Settings,
     SettingsError,
+    WorkerSettings,
     settings_markdown,
 )
 from experiment_adapters.spool.settings import SpoolSettings
@@ -75,6 +76,8 @@ EVERYTHING = {
     "EXPERIMENT_API_HOST": "0.0.0.0",
     "EXPERIMENT_API_PORT": "8080",
     "EXPERIMENT_API_PROCESSES": "4",
+    "EXPERIMENT_WORKER_METRICS_HOST": "10.0.0.9",
+    "EXPERIMENT_WORKER_METRICS_PORT": "9100",
     "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={CANARY}",
     "OTEL_SERVICE_NAME": "all",
     "EXPERIMENT_OTEL_SERVICE_NAME": "experiment-service",
@@ -89,6 +92,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert settings.secret_key is None
     assert not settings.webhooks.allow_private
     assert settings.api == ApiSettings(host="127.0.0.1", port=8000, processes=1)
+    assert settings.worker == WorkerSettings(metrics_host="127.0.0.1", metrics_port=0)
 
 
 def test_every_setting_is_read():
@@ -126,6 +130,7 @@ def test_every_setting_is_read():
             directory=Path("/var/lib/experiment-service/spool"), max_bytes=20_000_000_000, max_age=7200.0
         ),
         exports=ExportSettings(url="s3://exports/of/the-rig", keep=3_600.0, per_user=2, max_readings=1_000_000),
+        worker=WorkerSettings(metrics_host="10.0.0.9", metrics_port=9100),
         otel={"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={CANARY}", "OTEL_SERVICE_NAME": "experiment-service"},
     )
 
@@ -188,6 +193,7 @@ def test_no_secret_is_in_a_representation():
             "EXPERIMENT_DATABASE_POOL_MIN does not fit",
         ),
         *(({"EXPERIMENT_API_PORT": text}, "EXPERIMENT_API_PORT must be a whole number") for text in NO_PORTS),
+        ({"EXPERIMENT_WORKER_METRICS_PORT": "65536"}, "EXPERIMENT_WORKER_METRICS_PORT must be a whole number"),
         *(({"EXPERIMENT_DATABASE_POOL_TIMEOUT": text}, "must be a number of seconds") for text in NO_SECONDS),
         ({"EXPERIMENT_REDIS_URL": f"http://{CANARY}"}, "EXPERIMENT_REDIS_URL is not a URL"),
         ({"EXPERIMENT_REDIS_URL": f"redis://:{CANARY}@h:port"}, "EXPERIMENT_REDIS_URL is not a URL"),

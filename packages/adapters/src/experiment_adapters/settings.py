@@ -53,6 +53,14 @@ class ApiSettings:
 
 
 @frozen(kw_only=True)
+class WorkerSettings:
+    """Where a worker tells its metrics; port 0: nowhere."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+
+
+@frozen(kw_only=True)
 class Settings:
     """Everything that the environment says. A group is None where it says nothing of it."""
 
@@ -72,6 +80,7 @@ class Settings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     spool: SpoolSettings = field(factory=SpoolSettings)
     exports: ExportSettings = field(factory=ExportSettings)
+    worker: WorkerSettings = field(factory=WorkerSettings)
     otel: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
     @classmethod
@@ -85,6 +94,7 @@ class Settings:
             JwtSettings,
             SpoolSettings,
             WebhookSettings,
+            WorkerSettings,
         )
         groups: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
         given = {name: value for name, value in sorted(environ.items()) if value.strip()}
@@ -104,6 +114,7 @@ class Settings:
         values["jwt"] = _jwt(groups[JwtSettings])
         values["spool"] = _spool(groups[SpoolSettings])
         values["exports"] = ExportSettings(**groups[ExportSettings])
+        values["worker"] = WorkerSettings(**groups[WorkerSettings])
         values["webhooks"] = WebhookSettings(**groups[WebhookSettings])
         return cls(**values)
 
@@ -702,5 +713,20 @@ SETTINGS: tuple[Setting, ...] = (
         of=ApiSettings,
         attribute="processes",
         parse=_whole(1, 256),
+    ),
+    Setting(
+        name="WORKER_METRICS_HOST",
+        meaning="the address on which a worker tells its metrics; `0.0.0.0` for all",
+        of=WorkerSettings,
+        attribute="metrics_host",
+        parse=_word,
+    ),
+    Setting(
+        name="WORKER_METRICS_PORT",
+        meaning="the port on which a worker tells its metrics, under `/metrics`: one of its own for each worker of a "
+        "machine; 0: none",
+        of=WorkerSettings,
+        attribute="metrics_port",
+        parse=_whole(0, 65_535),
     ),
 )

@@ -8,6 +8,7 @@ from typing import Protocol
 from experiment_domain.artifacts import ArtifactRepository
 from experiment_domain.audit import AuditLog
 from experiment_domain.backfills import BackfillRepository
+from experiment_domain.backlog import Backlog
 from experiment_domain.captures import CaptureSessionRepository
 from experiment_domain.cards import RunCards
 from experiment_domain.chores import ChoreBook
@@ -67,6 +68,7 @@ class UnitOfWork(Protocol):
     idempotency: IdempotencyRecords
     chores: ChoreBook
     relays: RelayPlaces
+    backlog: Backlog
     vigils: RunVigils
     sensor_vigils: SensorVigils
 

@@ -4,18 +4,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing
 
-from dramatiq import Worker
+from dramatiq import Actor, Broker, Worker
 from structlog import get_logger
 
 from experiment_adapters.compose import Composition, composed, event_sinks
 from experiment_adapters.logs import configure_logs
 from experiment_adapters.postgres.leadership import Leadership
-from experiment_adapters.settings import Settings, SettingsError
+from experiment_adapters.settings import PREFIX, Settings, SettingsError
 from experiment_worker.actors import actors_of
 from experiment_worker.brokers import broker_of
+from experiment_worker.metrics import looking, told
 from experiment_worker.relays import relaying
 from experiment_worker.schedule import Schedule
 from experiment_worker.work import WORK
@@ -47,6 +48,19 @@ def run(settings: Settings) -> None:
     broker = broker_of(settings.redis_url, _opened(composition, settings))
     actors = actors_of(broker, composition.services, WORK, stop.is_set)
     worker = Worker(broker, worker_threads=THREADS)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(told(settings.worker.metrics_host, settings.worker.metrics_port))
+        except OSError as error:
+            problem = f"cannot be listened on: {error.strerror or error}"
+            raise SettingsError(f"{PREFIX}WORKER_METRICS_PORT", problem) from error
+        _work(settings, broker, worker, actors, stop)
+
+
+def _work(
+    settings: Settings, broker: Broker, worker: Worker, actors: Mapping[str, Actor[[], None]], stop: threading.Event
+) -> None:
+    """Give nudges until it is time to stop, and let what they led to end."""
     worker.start()
     try:
         log.info("worker started", redis=settings.redis_url is not None)
@@ -74,5 +88,10 @@ async def _opened(composition: Composition, settings: Settings) -> AsyncGenerato
             name: stack.enter_context(closing(Leadership(settings.need_database(), f"relay to {name}"))).holds
             for name in sinks
         }
-        async with composition.database.opened(), relaying(composition.services, sinks, holds):
+        services = composition.services
+        async with (
+            composition.database.opened(),
+            relaying(services, sinks, holds),
+            looking(services, sinks, is_told=settings.worker.metrics_port > 0),
+        ):
             yield

@@ -11,6 +11,7 @@ from experiment_domain import Services
 from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.relays import EventSink, SinkAway
 from experiment_domain.usecases.relaying import Relay, RelayWatcher
+from experiment_worker.metrics import METRICS
 
 LOOKS_EVERY = 4.0
 """Seconds between two looks at who leads."""
@@ -36,9 +37,11 @@ class Leads:
 
 class _Log(RelayWatcher):
     def relayed(self, sink: str, count: int) -> None:
+        METRICS.relayed(sink, count)
         log.debug("events relayed", sink=sink, count=count)
 
     def held_up(self, sink: str, error: Exception) -> None:
+        METRICS.held_up(sink)
         if isinstance(error, SinkAway | Unavailable):
             log.warning("events wait for their sink", sink=sink, cause=str(error))
         else:

@@ -1,6 +1,7 @@
 """What there is to work off: the one table from which actors and schedule are made."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from typing import Any, Protocol
@@ -9,13 +10,18 @@ from attrs import frozen
 from structlog import get_logger
 
 from experiment_domain import Services
+from experiment_domain.backfills import ATTEMPTS as BACKFILL_ATTEMPTS
 from experiment_domain.backfills import Backfill
 from experiment_domain.chores import Chore
+from experiment_domain.exports.jobs import ATTEMPTS as EXPORT_ATTEMPTS
 from experiment_domain.exports.jobs import Export
 from experiment_domain.usecases.chores import ChoreWatcher, work_off_chores
 from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.exporting import work_off_exports
+from experiment_domain.usecases.webhook_deliveries import Dispatch
 from experiment_domain.usecases.working import work_off_backfills
+from experiment_domain.webhooks.sending import Outcome
+from experiment_worker.metrics import METRICS
 
 log = get_logger(__name__)
 
@@ -48,21 +54,30 @@ class Kind:
 
 
 class _Log(ChoreWatcher):
-    def done(self, name: str, count: int) -> None:
+    def done(self, name: str, count: int, seconds: float) -> None:
+        METRICS.chore_done(name, count, seconds)
         (log.info if count else log.debug)("chore done", chore=name, count=count)
 
     def failed(self, chore: Chore, error: Exception | str) -> None:
+        METRICS.chore_failed(chore.name, laid_aside=chore.is_last)
         fault: Any = error if isinstance(error, Exception) else None
         event = "chore laid aside" if chore.is_last else "chore failed"
         log.error(event, chore=chore.name, attempts=chore.attempts, error=str(error), exc_info=fault)
 
 
 def _backfill_failed(backfill: Backfill, error: Exception) -> None:
+    METRICS.failed("backfills", laid_aside=backfill.attempts + 1 >= BACKFILL_ATTEMPTS)
     log.error("backfill stumbled", backfill_id=str(backfill.id), attempts=backfill.attempts + 1, exc_info=error)
 
 
 def _export_failed(export: Export, error: Exception) -> None:
+    METRICS.failed("exports", laid_aside=export.attempts + 1 >= EXPORT_ATTEMPTS)
     log.error("export stumbled", export_id=str(export.id), attempts=export.attempts + 1, exc_info=error)
+
+
+def _attempted(dispatch: Dispatch, outcome: Outcome) -> None:
+    delay = datetime.now(UTC) - dispatch.delivery.created_at
+    METRICS.attempted(dispatch, outcome, max(0.0, delay.total_seconds()))
 
 
 WORK: Mapping[str, Kind] = {
@@ -70,5 +85,5 @@ WORK: Mapping[str, Kind] = {
     "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=5.0),
     "exports": Kind(work_off=partial(work_off_exports, failed=_export_failed), every=5.0),
     # Without an end: who comes to one waits for all attempts, and every event meanwhile for the slowest endpoint.
-    "webhooks": Kind(work_off=work_off_webhooks, every=0.5, seconds=inf),
+    "webhooks": Kind(work_off=partial(work_off_webhooks, ended=_attempted), every=0.5, seconds=inf),
 }

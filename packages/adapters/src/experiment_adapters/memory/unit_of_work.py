@@ -8,6 +8,7 @@ from uuid import UUID
 from experiment_adapters.memory.artifacts import MemoryArtifacts
 from experiment_adapters.memory.audit import MemoryAuditLog
 from experiment_adapters.memory.backfills import MemoryBackfills
+from experiment_adapters.memory.backlog import MemoryBacklog
 from experiment_adapters.memory.captures import MemoryCaptures
 from experiment_adapters.memory.cards import MemoryRunCards
 from experiment_adapters.memory.chores import MemoryChores
@@ -74,6 +75,7 @@ class MemoryUnitOfWork(UnitOfWork):
         self.idempotency = MemoryIdempotency(store, transaction)
         self.chores = MemoryChores(store, transaction)
         self.relays = MemoryRelays(store, transaction)
+        self.backlog = MemoryBacklog(store, transaction)
         self.vigils = MemoryVigils(store, transaction)
         self.sensor_vigils = MemorySensorVigils(store, transaction)
 

@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from experiment_adapters.postgres.artifacts import PostgresArtifacts
 from experiment_adapters.postgres.audit import PostgresAuditLog
 from experiment_adapters.postgres.backfills import PostgresBackfills
+from experiment_adapters.postgres.backlog import PostgresBacklog
 from experiment_adapters.postgres.captures import PostgresCaptures
 from experiment_adapters.postgres.cards import PostgresRunCards
 from experiment_adapters.postgres.chores import PostgresChores
@@ -163,6 +164,10 @@ class PostgresUnitOfWork(UnitOfWork):
     @cached_property
     def relays(self) -> PostgresRelays:  # pyright: ignore[reportIncompatibleVariableOverride]
         return PostgresRelays(self._statements)
+
+    @cached_property
+    def backlog(self) -> PostgresBacklog:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return PostgresBacklog(self._statements)
 
     @cached_property
     def vigils(self) -> PostgresVigils:  # pyright: ignore[reportIncompatibleVariableOverride]

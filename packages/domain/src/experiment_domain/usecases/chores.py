@@ -137,15 +137,15 @@ CHORES: Mapping[str, Routine] = {
 class ChoreWatcher(Protocol):
     """Hears what becomes of chores."""
 
-    def done(self, name: str, count: int) -> object:
-        """A chore was done."""
+    def done(self, name: str, count: int, seconds: float) -> object:
+        """A chore was done: how many things, in how long."""
 
     def failed(self, chore: Chore, error: Exception | str) -> object:
         """A try came to nothing; after the last one, the chore is laid aside."""
 
 
 class _Nobody(ChoreWatcher):
-    def done(self, name: str, count: int) -> None:
+    def done(self, name: str, count: int, seconds: float) -> None:
         pass
 
     def failed(self, chore: Chore, error: Exception | str) -> None:
@@ -184,7 +184,8 @@ async def work_off_chores(
             watcher.failed(chore, VANISHED)
             continue
         routine = routines[chore.name]
-        end_of_turn = time.monotonic() + TURN
+        began = time.monotonic()
+        end_of_turn = began + TURN
 
         def is_over(end_of_turn: float = end_of_turn) -> bool:
             return stopping() or time.monotonic() >= end_of_turn
@@ -200,6 +201,6 @@ async def work_off_chores(
         async with services.units_of_work.begin(System()) as uow:
             uow.chores.done(chore.name, worker, timedelta() if is_over() else routine.every)
             await uow.commit()
-        watcher.done(chore.name, count)
+        watcher.done(chore.name, count, time.monotonic() - began)
         done += 1
     return done

@@ -42,19 +42,21 @@ async def work_off_webhooks(
     seconds: float = 60.0,
     stopping: Callable[[], bool] = lambda: False,
     at_once: int = AT_ONCE,
+    ended: Callable[[Dispatch, Outcome], object] = lambda _dispatch, _outcome: None,
 ) -> int:
     """Deliver events to webhooks, and wait for more, until `seconds` are over or it is `stopping`.
 
     How many attempts ended. Those that are under way at the end are waited for, and nothing is claimed meanwhile: who
     gives it an end lets events wait for the slowest endpoint there. Raises `Unavailable` where the database is away:
-    whatever was claimed can be claimed again after a while, and is then delivered a second time.
+    whatever was claimed can be claimed again after a while, and is then delivered a second time. `ended` hears what
+    came of each attempt, when that has been noted.
     """
     if isinstance(services.box, NoSecretBox):
         at_once = 0  # what cannot be signed waits for a worker that can
     worker = services.ids.new()
     deadline = time.monotonic() + seconds
     under_way: set[asyncio.Task[Ended]] = set()
-    ended = 0
+    count = 0
     due: list[float] = []  # a heap of when deliveries of ours are due again, by the monotonic clock
 
     def is_over() -> bool:
@@ -72,16 +74,19 @@ async def work_off_webhooks(
                 done = await _news(hints, under_way, until, is_over)
                 under_way -= done
                 if done:
-                    for again in await _conclude(services, worker, [task.result() for task in done]):
+                    results = [task.result() for task in done]
+                    for again in await _conclude(services, worker, results):
                         heappush(due, time.monotonic() + again)
-                    ended += len(done)
+                    count += len(results)
+                    for result in results:
+                        ended(*result)
                 while due and due[0] <= time.monotonic():
                     heappop(due)
     finally:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-    return ended
+    return count
 
 
 async def _news(

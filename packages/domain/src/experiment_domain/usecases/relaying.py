@@ -4,6 +4,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Protocol
 
 from attrs import define, field
@@ -21,6 +22,15 @@ LOOKS_EVERY = 4.0
 TIDIES_EVERY = 60.0
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds to wait after one failure, two in a row, and so on."""
+
+
+async def lag(services: Services, sink: str) -> timedelta:
+    """How old the oldest event is that has not arrived in a sink. Raises `Conflict` where its place is lost."""
+    async with services.units_of_work.begin(System()) as uow:
+        part = await uow.events.since(await uow.relays.of(sink), limit=1)
+        await uow.commit()
+    waiting = [placed.recorded.event.at for placed in part.events]
+    return max([services.clock.now() - at for at in waiting], default=timedelta())
 
 
 class RelayWatcher(Protocol):
