@@ -21,8 +21,8 @@ from entities import fresh
 from experiment_adapters.exports.formats import BEGINS_FORMULA, FORMATS, ParquetFormat
 from experiment_domain.exports.files import COLUMNS, Stretch
 from experiment_domain.exports.jobs import FileFormat
-from experiment_domain.telemetry.batches import moment
-from experiment_domain.telemetry.stamps import text
+from experiment_domain.telemetry.batches import EARLIEST, LATEST, moment
+from experiment_domain.telemetry.stamps import text, texts
 from experiment_domain.telemetry.store import Layer
 
 NUMBERS = (
@@ -204,3 +204,9 @@ def test_a_row_group_names_places_far_into_its_file() -> None:
     assert part.note is not None
     column = parquet.read_metadata(pa.BufferReader(part.note)).row_group(0).column(0)
     assert offset <= (column.dictionary_page_offset or 0) < column.data_page_offset < offset + len(part.data)
+
+
+@given(st.lists(st.integers(EARLIEST, LATEST)), st.integers(EARLIEST, LATEST - 10**9), st.integers(1, 10**8))
+def test_many_times_are_written_as_each_by_itself(anywhere: list[int], first: int, step: int) -> None:
+    stamps = [*anywhere, *range(first, first + 9 * step, step)]
+    assert texts(stamps) == [text(moment(stamp)) for stamp in stamps]

@@ -13,12 +13,15 @@ def text(time: datetime) -> str:
 
 
 def texts(timestamps: "list[int]") -> list[str]:
-    """Many times, given in microseconds since the Unix epoch. Neighbours mostly share their second."""
+    """Many times, given in microseconds since the Unix epoch. Neighbours mostly share their minute, if not a second."""
     written: list[str] = []
-    last, prefix = None, ""
+    last_minute, last, of_minute, prefix = None, None, "", ""
     for timestamp in timestamps:
         second, rest = divmod(timestamp, 1_000_000)
         if second != last:
-            last, prefix = second, text(moment(second * 1_000_000))[:-7]
+            minute, seconds = divmod(second, 60)
+            if minute != last_minute:
+                last_minute, of_minute = minute, text(moment(minute * 60_000_000))[:-10]
+            last, prefix = second, f"{of_minute}{seconds:02d}."
         written.append(f"{prefix}{rest:06d}Z")
     return written
