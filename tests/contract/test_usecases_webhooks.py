@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,12 @@ from experiment_domain import Services, System, Work
 from experiment_domain.kernel.clock import SystemClock
 from experiment_domain.kernel.entity import Page
 from experiment_domain.kernel.errors import Conflict, Invalid, InvalidTransition, NotFound, Refusal, VersionMismatch
+from experiment_domain.usecases import webhook_deliveries
 from experiment_domain.usecases.delivering import work_off_webhooks
-from experiment_domain.usecases.webhooks import WebhookWithSecret
+from experiment_domain.usecases.webhooks import WEBHOOKS, WebhookWithSecret
 from experiment_domain.webhooks.deliveries import DeliveryStatus, WebhookAttempt, WebhookDelivery
 from experiment_domain.webhooks.secrets import NoSecretBox, Unreadable
-from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome
+from experiment_domain.webhooks.sending import DeliveryPolicy, Outcome, WebhookMessage
 from experiment_domain.webhooks.subscriptions import SubscriptionStatus
 from laboratory import SECRET_KEY, Laboratory
 from receiver import Receiver, hang, status
@@ -258,6 +260,23 @@ async def test_410_disables_at_once(lab: Laboratory):
         assert (resumed.status, resumed.failures) == (SubscriptionStatus.ACTIVE, 0)
 
 
+async def test_an_endpoint_of_before_says_nothing_of_the_one_after_it(lab: Laboratory):
+    async with Receiver().serving() as receiver:
+        made = await lab.webhook(url=receiver.url("/before"), event_types=["experiment.created"])
+
+        async def moved(writer: asyncio.StreamWriter) -> None:
+            await lab.do(lambda work: work.webhooks.edit(made.subscription.id, url=receiver.url("/after")))
+            await status(410, Retry_After="3600")(writer)
+
+        receiver.answers["/before"] = moved
+        await lab.experiment()
+        (delivery,) = await settle(lab, made, 1)
+        assert (delivery.status, delivery.attempts) == (DELIVERED, 2)
+        assert [each.path for each in receiver.received] == ["/before", "/after"]
+        found = await lab.ask(lambda work: work.webhooks.get(made.subscription.id))
+        assert (found.status, found.failures) == (SubscriptionStatus.ACTIVE, 0)
+
+
 @pytest.mark.covers("webhook_deliveries.bury")
 async def test_what_a_disabled_webhook_leaves_behind_dies(units_of_work: Any, runner: asyncio.Runner):
     lab = await sending(units_of_work, delays=(60.0,), gives_up_after=timedelta(), trips_after=100)
@@ -402,6 +421,21 @@ async def test_a_webhook_is_edited_and_deleted_with_its_deliveries(lab: Laborato
 
 
 @pytest.mark.covers("webhooks.page")
+async def test_a_project_has_so_many_webhooks_and_no_more(lab: Laboratory):
+    async def make(work: Work, count: int = WEBHOOKS - 1) -> None:
+        for _ in range(count):
+            await work.webhooks.create(
+                project_id=lab.project.id, url="https://hooks.example/", event_types=["run.tagged"]
+            )
+
+    await lab.do(make)
+    answers = await asyncio.gather(*(lab.webhook() for _ in range(3)), return_exceptions=True)
+    assert sorted(getattr(each, "code", "made") for each in answers) == ["made", *2 * ["too_many_webhooks"]]
+    found = await lab.ask(lambda work: work.webhooks.page(limit=1))
+    await lab.do(lambda work: work.webhooks.delete(found.items[0].id))
+    await lab.webhook()
+
+
 async def test_lists_hold_what_the_caller_owns(lab: Laboratory):
     ours = [await lab.webhook() for _ in range(3)]
     await lab.do(lambda work: work.webhooks.pause(ours[1].subscription.id))
@@ -474,6 +508,51 @@ async def test_old_deliveries_are_forgotten(lab: Laboratory):
     lab.services = evolve(lab.services, clock=Later())
     assert await lab.do(lambda work: work.webhook_deliveries.forget(), by=System()) >= 1
     assert await deliveries(lab, made) == []
+
+
+async def test_what_many_webhooks_want_is_made_in_parts(lab: Laboratory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(webhook_deliveries, "DELIVERIES_AT_ONCE", 5)
+    made = [await lab.webhook(event_types=["experiment.created"]) for _ in range(2)]
+    events = 7
+    for _ in range(events):
+        await lab.experiment()
+
+    async def count() -> int:
+        return sum([len(await deliveries(lab, each)) for each in made])
+
+    counts = [0]
+    more = True
+    while more:
+        more = await lab.do(lambda work: work.webhook_deliveries.fan_out(), by=System())
+        counts.append(await count())
+    steps = [after - before for before, after in pairwise(counts) if after > before]
+    assert steps == [4, 4, 4, 2]
+    for each in made:
+        assert len({delivery.event_id for delivery in await deliveries(lab, each)}) == events
+    monkeypatch.setattr(webhook_deliveries, "DELIVERIES_AT_ONCE", 1)
+    await lab.experiment()
+    await lab.do(lambda work: work.webhook_deliveries.fan_out(), by=System())
+    assert await count() == 2 * events + 2  # those of one event go together, however many they are
+
+
+async def test_an_attempt_that_breaks_off_ends_no_other_one(lab: Laboratory):
+    class Faulty(HttpWebhookSender):
+        async def send(self, message: WebhookMessage) -> Outcome:
+            if message.url.endswith("/strange"):
+                raise OverflowError("a number of the receiver's")
+            return await super().send(message)
+
+    lab.services = evolve(lab.services, webhook_sender=Faulty(WebhookSettings(allow_private=True, timeout=2.0)))
+    told: list[str] = []
+    async with Receiver().serving() as receiver:
+        strange = await lab.webhook(url=receiver.url("/strange"), event_types=["experiment.created"])
+        other = await lab.webhook(url=receiver.url("/other"), event_types=["experiment.created"])
+        await lab.experiment()
+        await work_off_webhooks(lab.services, seconds=1.0, failed=lambda _, error: told.append(str(error)))
+    (delivered,), (dead,) = await deliveries(lab, other), await deliveries(lab, strange)
+    assert (delivered.status, delivered.attempts) == (DELIVERED, 1)
+    assert (dead.status, dead.reason) == (DEAD, "tried 3 times, at last the attempt broke off: OverflowError")
+    assert told == 3 * ["a number of the receiver's"]
 
 
 async def test_one_dead_endpoint_keeps_nobody_waiting(units_of_work: Any, runner: asyncio.Runner):

@@ -175,6 +175,20 @@ async def test_retry_after_as_a_date(runner: asyncio.Runner):
     assert past.retry_after == timedelta()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999",
+        "Mon, 01 Jan 2024 9:99999999999999999999",
+        "1 Jan 99999999999999999999 1:1:1",
+        "Mon, 99 Foo 20 99:99",
+    ],
+)
+async def test_retry_after_as_no_date(runner: asyncio.Runner, text: str):
+    outcome = await sent(Receiver(), status(503, Retry_After=text))
+    assert (outcome.status_code, outcome.retry_after) == (503, None)
+
+
 async def test_proxies_of_the_environment_are_not_used(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch):
     async with Receiver().serving() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):

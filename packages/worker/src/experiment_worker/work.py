@@ -20,6 +20,7 @@ from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.exporting import work_off_exports
 from experiment_domain.usecases.webhook_deliveries import Dispatch
 from experiment_domain.usecases.working import work_off_backfills
+from experiment_domain.webhooks.deliveries import WebhookDelivery
 from experiment_domain.webhooks.sending import Outcome
 from experiment_worker.metrics import METRICS
 
@@ -80,10 +81,16 @@ def _attempted(dispatch: Dispatch, outcome: Outcome) -> None:
     METRICS.attempted(dispatch, outcome, max(0.0, delay.total_seconds()))
 
 
+def _attempt_failed(delivery: WebhookDelivery, error: Exception) -> None:
+    log.error("attempt broke off", delivery_id=str(delivery.id), attempts=delivery.attempts, exc_info=error)
+
+
 WORK: Mapping[str, Kind] = {
     "chores": Kind(work_off=partial(work_off_chores, watcher=_Log()), every=5.0),
     "backfills": Kind(work_off=partial(work_off_backfills, failed=_backfill_failed), every=5.0),
     "exports": Kind(work_off=partial(work_off_exports, failed=_export_failed), every=5.0),
     # Without an end: who comes to one waits for all attempts, and every event meanwhile for the slowest endpoint.
-    "webhooks": Kind(work_off=partial(work_off_webhooks, ended=_attempted), every=0.5, seconds=inf),
+    "webhooks": Kind(
+        work_off=partial(work_off_webhooks, ended=_attempted, failed=_attempt_failed), every=0.5, seconds=inf
+    ),
 }

@@ -180,7 +180,7 @@ def _retry_after(response: httpcore.Response) -> timedelta | None:
     else:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter for numbers that are no date by far
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     # Bounded before it becomes a duration: a number of many digits is none.

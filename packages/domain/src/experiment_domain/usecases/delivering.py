@@ -14,6 +14,7 @@ from experiment_domain.kernel.news import EVENTS, Hints
 from experiment_domain.usecases.services import Services
 from experiment_domain.usecases.webhook_deliveries import Dispatch
 from experiment_domain.usecases.webhooks import about
+from experiment_domain.webhooks.deliveries import WebhookDelivery
 from experiment_domain.webhooks.secrets import NoSecretBox, signatures
 from experiment_domain.webhooks.sending import Outcome, WebhookMessage
 
@@ -34,6 +35,7 @@ GATHERED = 0.02
 """Seconds for which attempts that end are gathered, to be noted in one transaction."""
 
 Ended = tuple[Dispatch, Outcome]
+Failed = Callable[[WebhookDelivery, Exception], object]
 
 
 async def work_off_webhooks(
@@ -43,13 +45,14 @@ async def work_off_webhooks(
     stopping: Callable[[], bool] = lambda: False,
     at_once: int = AT_ONCE,
     ended: Callable[[Dispatch, Outcome], object] = lambda _dispatch, _outcome: None,
+    failed: Failed = lambda _delivery, _error: None,
 ) -> int:
     """Deliver events to webhooks, and wait for more, until `seconds` are over or it is `stopping`.
 
     How many attempts ended. Those that are under way at the end are waited for, and nothing is claimed meanwhile: who
     gives it an end lets events wait for the slowest endpoint there. Raises `Unavailable` where the database is away:
     whatever was claimed can be claimed again after a while, and is then delivered a second time. `ended` hears what
-    came of each attempt, when that has been noted.
+    came of each attempt, when that has been noted; `failed`, before that, of errors of the work itself.
     """
     if isinstance(services.box, NoSecretBox):
         at_once = 0  # what cannot be signed waits for a worker that can
@@ -68,7 +71,7 @@ async def work_off_webhooks(
                 more = False
                 if not is_over():
                     more, claimed = await _look(services, worker, at_once - len(under_way))
-                    under_way |= {asyncio.create_task(_attempt(services, dispatch)) for dispatch in claimed}
+                    under_way |= {asyncio.create_task(_attempt(services, dispatch, failed)) for dispatch in claimed}
                 pause = LOOKS_EVERY if under_way else IDLES_FOR
                 until = 0.0 if more else min([time.monotonic() + pause, *due[:1]])
                 done = await _news(hints, under_way, until, is_over)
@@ -124,12 +127,14 @@ async def _conclude(services: Services, worker: UUID, ended: Sequence[Ended]) ->
     return (pause.total_seconds() for pause in pauses if pause <= SOON)
 
 
-async def _attempt(services: Services, dispatch: Dispatch) -> Ended:
+async def _attempt(services: Services, dispatch: Dispatch, failed: Failed) -> Ended:
     try:
-        message = _message(services, dispatch)
+        return dispatch, await services.webhook_sender.send(_message(services, dispatch))
     except Refusal as refusal:
         return dispatch, Outcome(error=refusal.detail)
-    return dispatch, await services.webhook_sender.send(message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the attempts at all others go on
+        failed(dispatch.delivery, error)
+        return dispatch, Outcome(error=f"the attempt broke off: {type(error).__name__}")
 
 
 def _message(services: Services, dispatch: Dispatch) -> WebhookMessage:

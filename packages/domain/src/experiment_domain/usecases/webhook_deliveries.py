@@ -28,7 +28,9 @@ from experiment_domain.webhooks.subscriptions import SubscriptionStatus, Webhook
 
 NOUN = "webhook_delivery"
 EVENTS_AT_ONCE = 500
-"""How many events one transaction makes deliveries of."""
+"""How many events one transaction makes deliveries of, at most."""
+DELIVERIES_AT_ONCE = 2_000
+"""How many deliveries it makes, at most, but for those of one event: hundreds of webhooks may want each of them."""
 BURIED_AT_ONCE = 1_000
 FORGOTTEN_AT_ONCE = 5_000
 
@@ -142,16 +144,21 @@ class WebhookDeliveryUseCases(UseCases):
         of_project: dict[UUID, list[WebhookSubscription]] = {}
         for subscription in listening:
             of_project.setdefault(subscription.project_id, []).append(subscription)
-        self.uow.webhook_deliveries.add_all(
-            [
-                self._delivery(each, subscription, by="system")
-                for each in recorded
+        made: list[WebhookDelivery] = []
+        place, more = part.place, part.more
+        for number, each in enumerate(recorded):
+            wanted = [
+                subscription
                 for subscription in of_project.get(each.event.project_id, ())
                 if subscription.wants(each.event.type) and each.event.at >= subscription.created_at
             ]
-        )
-        self.uow.webhook_deliveries.move_cursor(part.place)
-        return part.more
+            if made and len(made) + len(wanted) > DELIVERIES_AT_ONCE:
+                place, more = part.events[number - 1].place, True
+                break
+            made += [self._delivery(each, subscription, by="system") for subscription in wanted]
+        self.uow.webhook_deliveries.add_all(made)
+        self.uow.webhook_deliveries.move_cursor(place)
+        return more
 
     @requires(Permission.WORK)
     async def claim(
@@ -191,19 +198,36 @@ class WebhookDeliveryUseCases(UseCases):
         endpoints = {dispatch.subscription.id for dispatch, _ in outcomes}
         held = await self.uow.webhook_subscriptions.of_ids(endpoints, Lock.UPDATE)
         ids = {dispatch.delivery.id: outcome for dispatch, outcome in outcomes}
+        # What the endpoint of before said says nothing of the one that a person has put in its place meanwhile.
+        urls = {subscription.id: subscription.url for subscription in held}
+        elsewhere = {
+            dispatch.delivery.id
+            for dispatch, _ in outcomes
+            if urls.get(dispatch.subscription.id) != dispatch.subscription.url
+        }
         deliveries = await self.uow.webhook_deliveries.claimed(ids.keys(), worker)
         now = self.recorder.now
         self.uow.webhook_deliveries.log(
             [WebhookAttempt(delivery_id=each.id, at=now, outcome=ids[each.id]) for each in deliveries]
         )
         changes = [
-            delivery.attempted(ids[delivery.id], self._policy, chance=random.random(), at=now)  # noqa: S311 - it spreads load
+            delivery.attempted(
+                ids[delivery.id],
+                self._policy,
+                chance=random.random(),  # noqa: S311 - it spreads load
+                at=now,
+                is_elsewhere=delivery.id in elsewhere,
+            )
             for delivery in deliveries
         ]
         await self._settle(changes, {delivery.id for delivery in deliveries})
         blocked: dict[UUID, datetime | None] = {}
         for subscription in held:
-            ours = [ids[delivery.id] for delivery in deliveries if delivery.subscription_id == subscription.id]
+            ours = [
+                ids[delivery.id]
+                for delivery in deliveries
+                if delivery.subscription_id == subscription.id and delivery.id not in elsewhere
+            ]
             blocked[subscription.id] = await self._note(subscription, ours, now)
         return [
             max(after.next_attempt_at, blocked[after.subscription_id] or now) - now

@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.entity import Lock, Page, Position, StatusChange
+from experiment_domain.kernel.errors import Conflict
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 from experiment_domain.usecases.recording import Recorder
 from experiment_domain.webhooks.secrets import SecretBox, new_secret
@@ -16,6 +17,8 @@ from experiment_domain.webhooks.subscriptions import USUAL_GRACE, SubscriptionSt
 NOUN = "webhook_subscription"
 CALLED = "webhook"
 """What refusals call one."""
+WEBHOOKS = 200
+"""How many webhooks a project has at most: each may want every event of it."""
 
 
 @frozen(kw_only=True)
@@ -36,7 +39,11 @@ class WebhookUseCases(UseCases):
     @requires(Permission.ADMINISTER)
     async def create(self, permit: Permit, *, project_id: UUID, **values: Any) -> WebhookWithSecret:
         """A new subscription, active, and its secret."""
-        await permit.holds(await self.uow.projects.get(project_id), "project")
+        await permit.require(project_id, "project")
+        # Of several that are made at once, each counts the ones before.
+        await permit.holds(await self.uow.projects.get(project_id, Lock.UPDATE), "project")
+        if len((await self.uow.webhook_subscriptions.page([project_id], limit=WEBHOOKS, after=None)).items) >= WEBHOOKS:
+            raise Conflict("too_many_webhooks", f"This project has {WEBHOOKS} webhooks, and can have no more.")
         subscription_id, secret = self.recorder.ids.new(), new_secret()
         change = WebhookSubscription.create(
             subscription_id=subscription_id,

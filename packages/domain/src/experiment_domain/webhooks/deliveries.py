@@ -86,14 +86,17 @@ class WebhookDelivery(Entity):
         )
 
     def attempted(
-        self, outcome: Outcome, policy: DeliveryPolicy, *, chance: float, at: datetime
+        self, outcome: Outcome, policy: DeliveryPolicy, *, chance: float, at: datetime, is_elsewhere: bool = False
     ) -> Change["WebhookDelivery"]:
-        """pending → delivered or dead, or still pending for another try; `chance` spreads when."""
+        """pending → delivered or dead, or still pending for another try; `chance` spreads when.
+
+        Where the next one goes somewhere else (`is_elsewhere`), neither 410 nor Retry-After has a say in it.
+        """
         if outcome.is_delivered:
             return self._end(DeliveryStatus.DELIVERED, at, outcome.status_code, None)
         pause = None
-        if not outcome.is_gone and self.event_type != TEST:
-            pause = policy.pause(self.attempts, chance, outcome.retry_after)
+        if (is_elsewhere or not outcome.is_gone) and self.event_type != TEST:
+            pause = policy.pause(self.attempts, chance, None if is_elsewhere else outcome.retry_after)
         if pause is None:
             tries = "once" if self.attempts <= 1 else f"{self.attempts} times"
             return self._end(DeliveryStatus.DEAD, at, outcome.status_code, f"tried {tries}, at last {outcome.said}")

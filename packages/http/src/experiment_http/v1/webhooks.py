@@ -150,7 +150,8 @@ async def create_webhook(work: Work, body: NewWebhook) -> WebhookWithSecret:
     order**: whoever needs one sorts by `time`, or reads the events where they are listed.
 
     URLs that lead to private, local or otherwise special addresses are accepted, but never connected to, unless the
-    service is set up to; each attempt checks the address that it connects to.
+    service is set up to; each attempt checks the address that it connects to. A project has 200 webhooks at most
+    (`too_many_webhooks`).
     """
     return await work.webhooks.create(**given(body))
 
