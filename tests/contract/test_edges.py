@@ -1,16 +1,20 @@
 """The memory of edges: what it was given last, and no more than it has room for."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from entities import fresh
 from experiment_adapters.postgres.telemetry.edges import COLUMNS, Edges, Key
+from experiment_adapters.postgres.telemetry.headers import Headers, Stored
+from experiment_domain.telemetry.store import Layer
 
 
 def _key(position: int, edge: int = 0) -> Key:
-    return None, position, 0, 0.0, edge
+    return bytes((position, edge))
 
 
 def _row(side: int, value: float) -> list[float]:
@@ -39,20 +43,35 @@ def test_both_sides_are_not_known_by_one() -> None:
 
 
 def test_edges_differ_by_all_that_tells_a_chunk_from_another() -> None:
-    edges = Edges()
-    keys: list[Key] = [
-        (None, 1, 0, 0.5, 7),
-        (fresh(), 1, 0, 0.5, 7),
-        (None, 2, 0, 0.5, 7),
-        (None, 1, 1, 0.5, 7),
-        (None, 1, 0, 0.25, 7),
-        (None, 1, 0, 0.5, 8),
+    stored = Stored(capture_session_id=fresh(), sensor_id=fresh(), signal="v", layer=Layer.RAW, profile_id=None)
+    chunk: dict[str, float] = {
+        "positions": 1,
+        "starts": 5,
+        "ends": 9,
+        "readings": 3,
+        "counts": 3,
+        "minimums": 0.0,
+        "maximums": 1.0,
+        "means": 0.5,
+        "firsts": 0.25,
+        "lasts": 0.75,
+    }
+
+    def key(stored: Stored, moment: int = 7, **values: Any) -> Key:
+        columns: dict[str, Any] = {name: np.array([value]) for name, value in {**chunk, **values}.items()}
+        headers = Headers(stored=stored, series_id=4, **columns)
+        (found,) = headers.keys(np.array([0]), np.array([moment]))
+        return found
+
+    physical = [evolve(stored, layer=Layer.PHYSICAL, profile_id=fresh()) for _ in range(2)]
+    keys = [
+        key(stored),
+        key(stored, 8),
+        *map(key, physical),
+        *(key(stored, **{name: type(value)(value + 1)}) for name, value in chunk.items()),
     ]
-    for number, key in enumerate(keys):
-        assert edges.find([key], _sides(0))[1].tolist() == [0]
-        edges.keep([key], np.array([_row(0, number)]))
-    rows, missing = edges.find(keys, _sides(*[0] * len(keys)))
-    assert (rows[:, 1].tolist(), missing.tolist()) == ([*range(len(keys))], [])
+    assert len(set(keys)) == len(keys) == 14
+    assert key(stored) == keys[0]
 
 
 def test_the_oldest_make_room() -> None:

@@ -91,7 +91,7 @@ BARS = (
     Bar("REST ÷ the same chunks through psycopg", "rest", "chunks", 0.5),
     Bar("REST ÷ one row per reading through psycopg", "rest", "rows", 3.0),
     Bar("REST ÷ the same with the rows as three arrays", "rest", "rows of arrays", 3.0),
-    Bar("REST by all processes ÷ InfluxDB", "rest of all", "influx", 1.0),
+    Bar("REST ÷ InfluxDB, each with all of the machine", "rest at best", "influx", 1.0),
     Bar("WebSocket ÷ REST", "sockets", "rest", 1.0),
 )
 
@@ -128,6 +128,8 @@ async def beside(bench: Bench) -> list[Row]:
         measure = Measure()
         amount = await taken_in(bench, pool, senders, measure)
         note("rest of all", f"REST, {processes} processes, {CLIENTS} clients", amount, measure)
+    # How many processes make the most of a machine is for whoever sets it up to say.
+    rates["rest at best"] = max(rates["rest"], rates["rest of all"])
     if shutil.which("influxd") is None:
         bench.notes.append("InfluxDB is left out: there is no influxd on the path (Debian: apt-get install influxdb)")
     else:

@@ -1,11 +1,10 @@
 """What chunks hold on both sides of an edge between parts of an envelope, kept in memory once it has been looked up.
 
 The parts of envelopes stay where they are, so that whoever moves or zooms a chart, or looks at it a second time, asks
-for the same edges. What a chunk holds never changes: a merged chunk is another one, at another position.
+for the same edges.
 """
 
 from collections.abc import Iterable, Sequence
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
 
 KEPT = 1 << 15
-"""How many edges are kept, in about 10 MB; the oldest go first."""
+"""How many edges are kept, in about 12 MB; the oldest go first."""
 COLUMNS = (
     "side",  # of which the values were looked at: -1 before the edge, 1 behind it, 0 both
     "before",  # how many readings come before the edge
@@ -21,10 +20,11 @@ COLUMNS = (
     *("minimum_behind", "maximum_behind", "sum_behind"),
     *("last_before", "first_behind"),
 )
-Key = tuple[UUID | None, int, int, float, int]
-"""The profile of the layer, the position, the start and the mean of a chunk, and the moment of an edge.
+Key = bytes
+"""All that is known of a chunk by its header, and the moment of an edge.
 
-By start and mean a chunk is told from one that had its position before the database was restored from a backup.
+The position is not enough: a merged chunk takes that of one of those it was made of, and after a database was restored
+from a backup, positions are given once more.
 """
 
 

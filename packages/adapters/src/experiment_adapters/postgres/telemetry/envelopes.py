@@ -157,9 +157,7 @@ class PostgresEnvelopes(Envelopes):
         self, found: Headers, places: Integers, numbers: Integers, edges: Integers, sides: "np.typing.NDArray[np.int8]"
     ) -> Pieces:
         """The two pieces of each of these chunks, before and behind its edge."""
-        profile_id = found.stored.profile_id if found.stored.is_physical else None
-        columns = (found.positions[places], found.starts[places], found.means[places], edges)
-        keys = [(profile_id, *key) for key in zip(*(column.tolist() for column in columns), strict=True)]
+        keys = found.keys(places, edges)
         rows, missing = self._edges.find(keys, sides)
         if len(missing):
             rows[missing] = await self._looked_up(found, places[missing], edges[missing], sides[missing])

@@ -137,6 +137,14 @@ class Headers:
         reached = np.maximum.accumulate(self.ends)
         return np.concatenate(([0], np.cumsum(self.starts[1:] > reached[:-1])))
 
+    def keys(self, places: Integers, moments: Integers) -> list[bytes]:
+        """Of each of these chunks and a moment, what tells them from all others and what they held at other times."""
+        stored = self.stored
+        prefix = stored.profile_id.bytes if stored.is_physical and stored.profile_id is not None else b""
+        columns = [column[places] for _, column in self._columns()]
+        table = np.column_stack([*(column.view(np.int64) for column in columns), moments])
+        return [prefix + row.tobytes() for row in table]
+
     def groups(self, places: Integers, islands: Integers | None = None) -> Sequence[Integers]:
         """These chunks in groups that are opened at once; those of one of the `islands` are in one group."""
         if not len(places):
