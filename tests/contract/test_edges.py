@@ -68,7 +68,7 @@ def test_edges_differ_by_all_that_tells_a_chunk_from_another() -> None:
         key(stored),
         key(stored, 8),
         *map(key, physical),
-        *(key(stored, **{name: type(value)(value + 1)}) for name, value in chunk.items()),
+        *(key(stored, 7, **{name: type(value)(value + 1)}) for name, value in chunk.items()),
     ]
     assert len(set(keys)) == len(keys) == 14
     assert key(stored) == keys[0]

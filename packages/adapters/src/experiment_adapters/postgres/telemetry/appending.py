@@ -23,6 +23,7 @@ _RECEIPTS = """
 INSERT INTO telemetry_batches (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[], %s::integer[],
     %s::timestamptz[])
+RETURNING key
 """
 _NEW_SERIES = """
 INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id) VALUES (%s, %s, %s, %s)
@@ -30,7 +31,8 @@ ON CONFLICT DO NOTHING
 """
 
 # The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`. Numbers are
-# sent as floats, which hold them exactly, for there to be one kind of array. Positions follow the order of reception.
+# sent as floats, which hold them exactly, for there to be one kind of array. Positions follow the order of reception;
+# receipts, which are counted for them to be there first, have lower ones than chunks.
 _SENT = f"""
 SELECT nextval('telemetry_positions') AS position, placed.* FROM (
     SELECT series.id AS series_id, chunk.*
@@ -38,6 +40,7 @@ SELECT nextval('telemetry_positions') AS position, placed.* FROM (
         %s::float8[]{", %s::float8[]" * len(NAMES)}) WITH ORDINALITY
         AS chunk (capture_session_id, sensor_id, signal, late, starts_at, ends_at, begins, {_STATISTICS}, place)
     JOIN telemetry_series AS series USING (capture_session_id, sensor_id, signal)
+    CROSS JOIN (SELECT count(*) FROM receipts) AS kept
     ORDER BY place
 ) AS placed
 """
