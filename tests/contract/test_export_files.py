@@ -5,15 +5,24 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from attrs import evolve
 
+from entities import a_batch, a_column
 from experiment_adapters.exports.files import DirectoryFiles, ObjectFiles, files_at
+from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_adapters.settings import Settings, SettingsError
 from experiment_domain.exports.files import ExportFiles, NoExportFiles
+from experiment_domain.exports.jobs import FileFormat
+from experiment_domain.exports.scopes import ExportScope
 from experiment_domain.kernel.errors import Refusal, Unavailable
+from experiment_domain.telemetry.store import Layer
+from experiment_domain.usecases.exporting import tidy_exports, work_off_exports
+from laboratory import Laboratory
 
 BUCKET = "exports"
 
@@ -158,3 +167,24 @@ def test_a_directory_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) ->
     with pytest.raises(SettingsError, match="EXPERIMENT_EXPORTS_URL cannot be used"):
         composed(settings((tmp_path / "file" / "exports").as_uri()))
     composed(settings((tmp_path / "exports").as_uri()))
+
+
+@pytest.mark.parametrize("kind", FileFormat)
+async def test_an_export_is_written_read_and_removed(files: ExportFiles, runner: object, kind: FileFormat) -> None:
+    lab = await Laboratory.open(MemoryUnitsOfWork())
+    lab.services = evolve(lab.services, export_files=files)
+    run = await lab.run(start=True)
+    made = await lab.sensor(run)
+    session = await lab.session(run)
+    stamps = range(60_000)  # more than one part, of some formats
+    await lab.ingest(made, a_batch(a_column(stamps, [stamp / 7 for stamp in stamps]), session=session.id))
+    what: dict[str, Any] = {"scope": ExportScope(), "format": kind, "layer": Layer.RAW}
+    export = await lab.do(lambda work: work.exports.request(project_id=lab.project.id, **what))
+    assert await work_off_exports(lab.services) == 1
+    file = await lab.ask(lambda work: work.exports.download(export.id))
+    data = b"".join([await content(files, part.name) for part in file.parts])
+    assert (file.export.readings_written, file.export.bytes_written) == (60_000, len(data))
+    assert sorted(await files.names(export.folder)) == [part.name for part in file.parts]
+    lab.clock.pass_by(8 * 86_400)
+    assert await tidy_exports(lab.services, lambda: False) == 1
+    assert await files.names(export.folder) == []

@@ -8,10 +8,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pyarrow as pa
 import pytest
@@ -28,6 +29,7 @@ from experiment_domain.exports.scopes import ExportScope
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.telemetry.store import Layer
 from experiment_domain.usecases.exporting import tidy_exports
+from fix_up import Up
 from laboratory import Laboratory
 from recorded import Recording
 from workers import environment, until, worker
@@ -231,3 +233,87 @@ def test_any_size_takes_the_same_memory(postgres_url: str, tmp_path: Path) -> No
     assert [count for count, _ in counts[:3]] == [60_001] * 3
     assert all(count > LARGE - 200 * EACH for count, _ in counts[3:])
     assert all(size > MEMORY // 2 for _, size in counts[3:5])
+
+
+@frozen
+class Recordist:
+    """Somebody who records over HTTP, with a session of 300,000 raw readings."""
+
+    http: httpx.Client
+    project_id: str
+    session_id: str
+
+    @classmethod
+    def of(cls, up: Up) -> "Recordist":
+        headers = {"Authorization": f"Bearer {up.token()}"}
+        made = cls(httpx.Client(base_url=f"{up.url}/api/v1", headers=headers, timeout=60), "", "")
+        project = made.done("POST", "/projects", {"name": "To be exported"})["id"]
+        experiment = made.done("POST", "/experiments", {"project_id": project, "name": "Experiment"})["id"]
+        run = made.done("POST", f"/experiments/{experiment}/runs", {"name": "Run"})["id"]
+        plain = {"name": "TC-1", "sensor_type": "TC", "input_unit": "mV", "display_unit": "°C"}
+        sensor = made.done("POST", "/sensors", {"project_id": project, **plain})
+        made.done("PUT", f"/runs/{run}/sensors/{sensor['id']}")
+        made.done("POST", f"/runs/{run}/start")
+        session = made.done("POST", f"/runs/{run}/capture-sessions", {"start": True})["id"]
+        for batch in range(3):
+            stamps = range(micros(NOW) + 100_000 * batch, micros(NOW) + 100_000 * (batch + 1))
+            column = {"signal": "value", "timestamps": [*stamps], "values": [stamp / 7 for stamp in stamps]}
+            token = {"Authorization": f"Bearer {sensor['token']}"}
+            made.http.post("/telemetry", json={"columns": [column]}, headers=token).raise_for_status()
+        return cls(made.http, project, session)
+
+    def done(self, method: str, path: str, json: Any = None) -> Any:
+        answer = self.http.request(method, path, json=json)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def exported(self, kind: FileFormat) -> Any:
+        """An export of the session that has succeeded."""
+        wanted = {"capture_session_id": self.session_id}
+        body = {"project_id": self.project_id, "scope": wanted, "format": kind, "layer": "raw"}
+        path = f"/exports/{self.done('POST', '/exports', body)['id']}"
+        until(lambda: self.done("GET", path)["status"] not in ("queued", "running"), 60.0)
+        export = self.done("GET", path)
+        assert export["status"] == "succeeded", export
+        return export
+
+
+@pytest.fixture(scope="module")
+def recordist(shared_up: Up) -> Iterator[Recordist]:
+    recordist = Recordist.of(shared_up)
+    yield recordist
+    recordist.http.close()
+
+
+def test_up_brings_a_place_of_its_own(recordist: Recordist, shared_up: Up) -> None:
+    for kind in (FileFormat.CSV, FileFormat.PARQUET):
+        export = recordist.exported(kind)
+        answer = recordist.http.get(f"/exports/{export['id']}/download").raise_for_status()
+        assert len(answer.content) == export["bytes_written"] == int(answer.headers["content-length"])
+        stamps = range(micros(NOW), micros(NOW) + 300_000)
+        assert readings_of(kind, answer.content) == [(stamp, stamp / 7) for stamp in stamps]
+        assert (shared_up.data_dir / "exports" / export["id"]).is_dir()
+
+
+def test_who_reads_slowly_costs_no_memory_and_who_is_forbidden_gets_no_more(
+    recordist: Recordist, shared_up: Up
+) -> None:
+    export = recordist.exported(FileFormat.JSON)
+    assert export["bytes_written"] > 64 << 20
+    (server, *_) = [process for process in shared_up.api_processes() if not process.children()]
+    path = f"/exports/{export['id']}/download"
+    recordist.http.get(path).raise_for_status()
+    before = server.memory_info().rss
+    with recordist.http.stream("GET", path) as slow:
+        pieces = slow.iter_raw(1 << 16)
+        read = [len(next(pieces))]
+        time.sleep(2.0)
+        assert server.memory_info().rss - before < 32 << 20
+        recordist.done("PATCH", f"/projects/{recordist.project_id}", {"physical_only": True})
+        with pytest.raises(httpx.RemoteProtocolError):
+            read.extend(map(len, pieces))
+    assert sum(read) < export["bytes_written"]
+    refused = recordist.http.get(path)
+    assert (refused.status_code, refused.json()["code"]) == (403, "raw_not_allowed")
+    recordist.done("PATCH", f"/projects/{recordist.project_id}", {"physical_only": False})
+    assert len(recordist.http.get(path).content) == export["bytes_written"]
