@@ -1,4 +1,4 @@
-"""Test data in bulk: a project with as many runs as wanted, and a smaller one beside it, through COPY."""
+"""Rows of test data, invented by chance and alike in each repetition."""
 
 import hashlib
 import json
@@ -6,20 +6,17 @@ import random
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from attrs import frozen
-from psycopg.sql import SQL, Identifier
 
 from experiment_adapters.postgres.filters import lexemes
+from experiment_adapters.postgres.seed.words import WORDS
 
 RUNS_PER_EXPERIMENT = 10_000
-NEIGHBOURS = 20
-"""The smaller project has one run where the other has so many."""
 SPREAD = timedelta(days=730)
 """How long ago the first run was made."""
 
@@ -57,228 +54,6 @@ _NOTES = (
     "Valve closed too early; see the photographs.",
     "Reference for the following series.",
 )
-_WORDS = [
-    "abrasion",
-    "alarm",
-    "amplifier",
-    "anode",
-    "axle",
-    "backlash",
-    "baffle",
-    "ballast",
-    "bearing",
-    "bellows",
-    "blade",
-    "bolt",
-    "bracket",
-    "brake",
-    "brass",
-    "bushing",
-    "cable",
-    "calibrated",
-    "cavitation",
-    "ceramic",
-    "chamber",
-    "clamp",
-    "clogged",
-    "coating",
-    "coil",
-    "compressor",
-    "condenser",
-    "corrosion",
-    "coupling",
-    "crack",
-    "damper",
-    "delayed",
-    "deposit",
-    "diaphragm",
-    "discharge",
-    "displaced",
-    "drain",
-    "drift",
-    "dry",
-    "duct",
-    "elbow",
-    "emissivity",
-    "erosion",
-    "exhaust",
-    "fan",
-    "fatigue",
-    "filter",
-    "flange",
-    "flicker",
-    "foam",
-    "fouling",
-    "fracture",
-    "friction",
-    "gasket",
-    "gauge",
-    "gearbox",
-    "glitch",
-    "grease",
-    "grounding",
-    "hairline",
-    "heater",
-    "hose",
-    "humid",
-    "hysteresis",
-    "impeller",
-    "inlet",
-    "insulation",
-    "intermittent",
-    "jammed",
-    "joint",
-    "kink",
-    "lag",
-    "laminate",
-    "leak",
-    "lever",
-    "linkage",
-    "loose",
-    "magnet",
-    "manifold",
-    "membrane",
-    "misaligned",
-    "moist",
-    "mount",
-    "noise",
-    "nozzle",
-    "offset",
-    "orifice",
-    "outlet",
-    "overheated",
-    "oxide",
-    "packing",
-    "pitting",
-    "plugged",
-    "polished",
-    "porous",
-    "preload",
-    "probe",
-    "purge",
-    "quench",
-    "ramp",
-    "regulator",
-    "relay",
-    "resonance",
-    "restarted",
-    "rotor",
-    "rough",
-    "rust",
-    "sag",
-    "saturated",
-    "scaling",
-    "scratch",
-    "screw",
-    "seizure",
-    "shaft",
-    "shim",
-    "shunt",
-    "sleeve",
-    "slip",
-    "sludge",
-    "smoke",
-    "solder",
-    "spacer",
-    "spike",
-    "spring",
-    "stall",
-    "stator",
-    "strainer",
-    "surge",
-    "swollen",
-    "tank",
-    "tension",
-    "thermostat",
-    "throttle",
-    "torque",
-    "transient",
-    "tripped",
-    "turbine",
-    "twisted",
-    "unplugged",
-    "unstable",
-    "vacuum",
-    "valve",
-    "vent",
-    "viscous",
-    "void",
-    "warped",
-    "washer",
-    "weld",
-    "whine",
-    "wobble",
-    "worn",
-    "yield",
-    "zeroed",
-]
-_ENTITY_COLUMNS = ("id", "project_id", "version", "created_at", "updated_at", "created_by")
-_COLUMNS = {
-    "projects": ("id", *_ENTITY_COLUMNS[2:], "name", "raw_readers", "physical_only", "future_tolerance"),
-    "project_members": ("user_id", "project_id", "role", "added_at"),
-    "experiments": (
-        *_ENTITY_COLUMNS, "name", "description", "experiment_type", "tags", "metadata", "status", "started_at", "words",
-    ),
-    "sensors": (
-        *_ENTITY_COLUMNS, "name", "sensor_type", "input_unit", "display_unit", "signals", "metadata", "status",
-        "token_hash", "words",
-    ),
-    "conversion_profiles": (
-        *_ENTITY_COLUMNS, "sensor_id", "profile_version", "kind", "parameters", "input_unit", "output_unit", "status",
-        "published_at",
-    ),
-    "runs": (
-        *_ENTITY_COLUMNS, "experiment_id", "name", "params", "tags", "metadata", "git_sha", "env", "notes",
-        "participants", "status", "started_at", "finished_at", "words",
-    ),
-    "run_sensors": ("run_id", "sensor_id", "bound_at", "bound_by"),
-    "capture_sessions": (*_ENTITY_COLUMNS, "run_id", "ordinal", "status", "started_at", "stopped_at"),
-    "capture_session_pins": ("capture_session_id", "sensor_id", "place", "profile_id", "profile_version"),
-    "status_history": ("entity_type", "entity_id", "project_id", "source", "target", "at", "actor", "role"),
-}  # fmt: skip
-"""What is written to each table, in this order."""
-
-
-@frozen
-class Seeded:
-    """What `seed_runs` made: the project with all the runs that were asked for, and the smaller one."""
-
-    project_id: UUID
-    experiment_ids: Sequence[UUID]
-    other_project_id: UUID
-
-
-def seed_runs(url: str, runs: int, *, owner: str, now: datetime | None = None) -> Seeded:
-    """Make a project `Seed` that `owner` owns, with `runs` runs of all statuses; the same for the same arguments.
-
-    They have sensors, and some of them capture sessions without readings. Statuses come with their history, as if
-    people had set them; there are no audit records and no events. `Seed, next door` has a twentieth as many runs.
-    """
-    with _connect(url) as connection, connection.cursor() as cursor:
-
-        def keep(rows: Mapping[str, Iterable[Sequence[Any]]]) -> None:
-            for table in filter(rows.get, _COLUMNS):
-                _copy(cursor, table, rows[table])
-
-        maker = _Maker(random.Random(runs), now or datetime.now(UTC), owner, keep)  # noqa: S311 - test data
-        project_id, experiment_ids = maker.project("Seed", runs)
-        other_id, _ = maker.project("Seed, next door", -(-runs // NEIGHBOURS))
-    with _connect(url, autocommit=True) as connection:
-        # Otherwise the first queries are planned for empty tables, and GIN indexes are read entry by entry at first.
-        connection.execute(SQL("VACUUM (ANALYZE) {}").format(SQL(", ").join(map(Identifier, _COLUMNS))))
-    return Seeded(project_id, experiment_ids, other_id)
-
-
-def _connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
-    # Of several hosts, the one that takes writes.
-    return psycopg.connect(url, connect_timeout=10, target_session_attrs="read-write", autocommit=autocommit)
-
-
-def _copy(cursor: psycopg.Cursor[Any], table: str, rows: Iterable[Sequence[Any]]) -> None:
-    columns = SQL(", ").join(map(Identifier, _COLUMNS[table]))
-    with cursor.copy(SQL("COPY {} ({}) FROM STDIN").format(Identifier(table), columns)) as copy:
-        for row in rows:
-            copy.write_row(row)
 
 
 @frozen
@@ -289,7 +64,7 @@ class _Sensor:
     profile_ids: Sequence[UUID]
 
 
-class _Choice:
+class Choice:
     """Chooses by weight, from many."""
 
     def __init__(self, chance: random.Random, weights: Iterable[float]) -> None:
@@ -300,7 +75,7 @@ class _Choice:
         return min(bisect(self._sums, self._chance.random() * self._sums[-1]), len(self._sums) - 1)
 
 
-class _Maker:
+class Maker:
     """Invents rows, and has them kept a good many at a time."""
 
     def __init__(
@@ -327,7 +102,7 @@ class _Maker:
         experiments = [self._experiment(project_id, number) for number in range(1, parts + 1)]
         sensors = [self._sensor(project_id, number) for number in range(1, _SENSORS + 1)]
         # The first ones hang on every fifth run, the last ones on very few.
-        of_sensors = _Choice(self._chance, (1 / number for number in range(1, _SENSORS + 1)))
+        of_sensors = Choice(self._chance, (1 / number for number in range(1, _SENSORS + 1)))
         commits = self._commits(runs)
         step = SPREAD / max(runs, 1)
         for number in range(runs):
@@ -521,7 +296,7 @@ class _Maker:
             return None
         if chance < 0.4:
             return self._chance.choice(_NOTES)
-        words = self._chance.choices(_WORDS, k=self._chance.randint(4, 12))
+        words = self._chance.choices(WORDS, k=self._chance.randint(4, 12))
         # Now and then something that was hardly ever seen.
         return " ".join([*words, f"report {number // 500}-{number % 7}"] if chance < 0.42 else words)
 
