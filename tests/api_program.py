@@ -2,11 +2,10 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,13 +18,9 @@ from attrs import frozen
 from experiment_adapters.embedded import EmbeddedPostgres
 from fix_up import COMMAND, environment
 from http_api import API, AUDIENCE, ISSUER, SECRET, token_of
+from servers import free_port
 
 PATIENCE = 60.0
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return found.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

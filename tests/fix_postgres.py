@@ -1,11 +1,7 @@
 """PostgreSQL for tests: one server per test session, one migrated template, one database per test or module."""
 
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,6 +9,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+
+from servers import NoServer, Way, docker, first_of, given_by, open_directory
 
 # The data of a test server need not survive a power cut.
 FAST = {
@@ -22,30 +20,7 @@ FAST = {
     "shared_buffers": "128MB",
     "max_connections": "200",
 }
-MEMORY_NEEDED = 4 * 1024**3
 DOCKER_IMAGE = "postgres:18"
-
-
-class NoServer(Exception):  # noqa: N818 - a reason to try the next one, not a fault
-    """This way there is no server to be had."""
-
-
-@contextmanager
-def open_directory(*, in_memory: bool = False) -> Iterator[Path]:
-    """A temporary folder for a server's data directory.
-
-    `tmp_path` will not do: too long for a socket, and closed to the server's user where the tests run as root.
-    In memory, where there is enough of it, a database is copied in 10 ms instead of 300.
-    """
-    memory = Path("/dev/shm")
-    room = in_memory and memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
-    path = Path(tempfile.mkdtemp(prefix="experiment-test-", dir=memory if room else None))
-    if os.geteuid() == 0:
-        path.chmod(0o711)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def with_database(url: str, database: str) -> str:
@@ -53,29 +28,13 @@ def with_database(url: str, database: str) -> str:
     return urlsplit(url)._replace(path=f"/{database}").geturl()
 
 
-def _given(stack: ExitStack) -> str:
-    url = os.environ.get("EXPERIMENT_TEST_POSTGRES_URL")
-    if not url:
-        raise NoServer("EXPERIMENT_TEST_POSTGRES_URL is not set")
-    return url
-
-
 def _in_docker(stack: ExitStack) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of testcontainers' own making
-        try:
-            import docker  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
-            from testcontainers.postgres import PostgresContainer  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise NoServer("testcontainers is not installed") from error
-        try:
-            with closing(docker.from_env()) as engine:
-                engine.ping()
-            container = PostgresContainer(DOCKER_IMAGE, driver=None)
-            container.with_command(" ".join(["postgres", *(f"-c {key}={value}" for key, value in FAST.items())]))
-            return stack.enter_context(container).get_connection_url()
-        except Exception as error:  # whatever keeps Docker from answering, the next server may do
-            raise NoServer(f"Docker does not answer: {error}") from error
+    with docker():
+        from testcontainers.postgres import PostgresContainer  # pyright: ignore[reportMissingImports]
+
+        container = PostgresContainer(DOCKER_IMAGE, driver=None)
+        container.with_command(" ".join(["postgres", *(f"-c {key}={value}" for key, value in FAST.items())]))
+        return stack.enter_context(container).get_connection_url()
 
 
 def _from_wheel(stack: ExitStack) -> str:
@@ -89,7 +48,7 @@ def _from_wheel(stack: ExitStack) -> str:
         raise NoServer(str(error)) from error
 
 
-_SERVERS: tuple[Callable[[ExitStack], str], ...] = (_given, _in_docker, _from_wheel)
+_WAYS: tuple[Way, ...] = (given_by("EXPERIMENT_TEST_POSTGRES_URL"), _in_docker, _from_wheel)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,20 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a server on which databases may be made and dropped."""
-    reasons: list[str] = []
-    with ExitStack() as stack:
-        for server in _SERVERS:
-            try:
-                url = server(stack)
-            except NoServer as reason:
-                reasons.append(str(reason))
-            else:
-                yield url
-                return
-    missing = f"no PostgreSQL for tests: {'; '.join(reasons)}"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    with first_of(_WAYS, "PostgreSQL") as url:
+        yield url
 
 
 @contextmanager

@@ -1,12 +1,9 @@
 """Redis for tests: one for the session, emptied for each test, and one of a test's own where it is to be killed."""
 
-import os
 import shutil
-import socket
 import subprocess
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,16 +13,10 @@ from typing import Self
 import pytest
 import redis
 
-from fix_postgres import NoServer, open_directory
+from servers import NoServer, Way, docker, first_of, free_port, given_by, missing, open_directory
 
 STARTS_WITHIN = 30.0
 DOCKER_IMAGE = "redis:8"
-
-
-def free_port() -> int:
-    """A port on which nobody listens now."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
 
 
 def program() -> str:
@@ -84,58 +75,26 @@ class RedisServer:
         self._stack.close()
 
 
-def _given(stack: ExitStack) -> str:
-    url = os.environ.get("EXPERIMENT_TEST_REDIS_URL")
-    if not url:
-        raise NoServer("EXPERIMENT_TEST_REDIS_URL is not set")
-    return url
-
-
 def _in_docker(stack: ExitStack) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of testcontainers' own making
-        try:
-            import docker  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
-            from testcontainers.redis import RedisContainer  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise NoServer("testcontainers is not installed") from error
-        try:
-            with closing(docker.from_env()) as engine:
-                engine.ping()
-            container = stack.enter_context(RedisContainer(DOCKER_IMAGE))
-            return f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-        except Exception as error:  # whatever keeps Docker from answering, the next server may do
-            raise NoServer(f"Docker does not answer: {error}") from error
+    with docker():
+        from testcontainers.redis import RedisContainer  # pyright: ignore[reportMissingImports]
+
+        container = stack.enter_context(RedisContainer(DOCKER_IMAGE))
+        return f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
 
 
 def _own(stack: ExitStack) -> str:
     return stack.enter_context(RedisServer()).url
 
 
-_SERVERS: tuple[Callable[[ExitStack], str], ...] = (_given, _in_docker, _own)
-
-
-def _missing(reasons: str) -> None:
-    missing = f"no Redis for tests: {reasons}"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+_WAYS: tuple[Way, ...] = (given_by("EXPERIMENT_TEST_REDIS_URL"), _in_docker, _own)
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
     """The URL of a database of Redis that is for tests."""
-    reasons: list[str] = []
-    with ExitStack() as stack:
-        for server in _SERVERS:
-            try:
-                url = server(stack)
-            except NoServer as reason:
-                reasons.append(str(reason))
-            else:
-                yield url
-                return
-    _missing("; ".join(reasons))
+    with first_of(_WAYS, "Redis") as url:
+        yield url
 
 
 @pytest.fixture
@@ -152,7 +111,6 @@ def own_redis() -> Iterator[RedisServer]:
     try:
         server = RedisServer()
     except NoServer as reason:
-        _missing(str(reason))
-        raise
+        missing("Redis", str(reason))
     with server:
         yield server

@@ -19,8 +19,8 @@ from experiment_domain.kernel.cloudevents import cloud_event
 from experiment_domain.kernel.events import Event, RecordedEvent
 from experiment_domain.relays import SinkAway
 from fix_kafka import MockKafka
-from fix_redis import free_port
 from keeping import ODD_TEXT
+from servers import free_port
 
 PROJECT, OTHER = fresh(), fresh()
 

@@ -27,7 +27,7 @@ from experiment_worker.brokers import STALE_AFTER, broker_of
 from experiment_worker.main import THREADS
 from experiment_worker.schedule import LOOKS_EVERY, Schedule
 from experiment_worker.work import WORK, Kind
-from fix_redis import free_port
+from servers import free_port
 
 
 class Time:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fix_postgres import open_directory
 from fix_up import Up
+from servers import open_directory
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ import pytest
 from api_program import ApiProgram, Recording, wait_until
 from experiment_adapters.embedded import EmbeddedPostgres
 from experiment_adapters.postgres import migrations
-from fix_postgres import open_directory
 from http_api import API, token_of
+from servers import open_directory
 
 pytestmark = pytest.mark.e2e
 

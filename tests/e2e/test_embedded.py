@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from experiment_adapters.embedded import EmbeddedPostgres, EmbeddedPostgresError, prepare_data_dir
-from fix_postgres import open_directory
 from fix_up import environment as clean_environment
+from servers import open_directory
 
 pytestmark = pytest.mark.e2e
 

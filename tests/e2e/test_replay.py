@@ -23,8 +23,8 @@ import pytest
 
 from experiment_http.cli.failure import CommandFailed
 from experiment_http.cli.remote import Remote
-from fix_postgres import open_directory
 from fix_up import COMMAND, Up, command_here, environment
+from servers import open_directory
 
 pytestmark = pytest.mark.e2e
 

@@ -18,9 +18,9 @@ from attrs import define, field
 from api_program import ApiProgram, Recording, processes_of, wait_until
 from experiment_adapters.embedded import EmbeddedPostgres
 from experiment_adapters.postgres import migrations
-from fix_postgres import open_directory
 from fix_up import command
 from http_api import API, AUDIENCE, ISSUER, SECRET, token_of
+from servers import open_directory
 
 pytestmark = pytest.mark.e2e
 

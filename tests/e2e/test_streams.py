@@ -23,6 +23,7 @@ from hypothesis import settings
 from experiment_adapters.postgres.news import APPLICATION_NAME
 from fix_up import bytecode
 from http_api import AUDIENCE, ISSUER, SECRET, token_of
+from servers import free_port
 from sse import PATIENCE, Parser, ServerEvent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
@@ -31,12 +32,6 @@ NIGHTLY = settings.get_current_profile_name() == "nightly"
 BATCHES = 100_000 if NIGHTLY else 150
 SLOW = 500 if NIGHTLY else 40
 START = 1_773_051_273_000_000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @define

@@ -27,8 +27,8 @@ from experiment_adapters.settings import SETTINGS
 from experiment_domain.conversions.its90 import TYPE_K_INVERSE
 from experiment_http.cli.demo import Demo
 from experiment_http.cli.lasting import Lives
-from fix_postgres import open_directory
 from fix_up import Up, are_gone, command, command_here, environment, processes_of
+from servers import open_directory
 
 pytestmark = pytest.mark.e2e
 

@@ -11,8 +11,8 @@ import pytest
 from entities import a_project, a_sensor
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.sensors import SIGNS_KEPT_FOR
-from fix_redis import free_port
 from keeping import SYSTEM, keep
+from servers import free_port
 from workers import COMMAND, SOON, STOPS_WITHIN, environment, worker
 
 pytestmark = pytest.mark.e2e

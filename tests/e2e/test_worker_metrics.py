@@ -14,10 +14,10 @@ from entities import SettableClock, a_project, a_sensor
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.sensors import SensorStatus
 from experiment_worker.work import WORK
-from fix_redis import free_port
 from keeping import SYSTEM, keep
 from laboratory import SECRET_KEY, Laboratory
 from receiver import Receiver, status
+from servers import free_port
 from workers import until, worker
 
 pytestmark = pytest.mark.e2e

@@ -31,6 +31,7 @@ from load.bench import Bench, database_of
 from load.http_client import ConnectionBroken, Pool
 from load.ingest import BATCH, CLIENTS, MOST_PER_SECOND, Recording, start, stored, taken_in
 from load.measures import Measure, Row
+from servers import free_port
 
 ROWS = 10_000
 IN_FLIGHT = 32  # frames of one socket that wait for their answers
@@ -338,12 +339,6 @@ async def by_lines(bench: Bench, pool: Pool, measure: Measure) -> Amount:
 
     await asyncio.gather(*map(client, requests))
     return accepted, time.perf_counter() - began
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(port: int) -> None:
