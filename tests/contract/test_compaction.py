@@ -18,9 +18,9 @@ from experiment_domain.telemetry.compaction import FULL, RUN, ChunkHeader, choos
 from experiment_domain.telemetry.envelopes import EnvelopeQuery
 from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases.backfilling import work_off_backfills
 from experiment_domain.usecases.compaction import compact_telemetry
 from experiment_domain.usecases.sensors import SensorWithToken
-from experiment_domain.usecases.working import work_off_backfills
 from laboratory import Laboratory
 
 T0 = micros(NOW)

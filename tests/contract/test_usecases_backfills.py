@@ -19,9 +19,9 @@ from experiment_domain.kernel.events import RecordedEvent
 from experiment_domain.runs import Run
 from experiment_domain.telemetry.layers import Portion
 from experiment_domain.telemetry.store import Layer, ReadingQuery
+from experiment_domain.usecases.backfilling import work_off_backfills
 from experiment_domain.usecases.backfills import Requested
 from experiment_domain.usecases.sensors import SensorWithToken
-from experiment_domain.usecases.working import work_off_backfills
 from laboratory import Laboratory
 
 SYSTEM = System()

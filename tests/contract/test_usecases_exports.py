@@ -271,7 +271,7 @@ async def test_physical_values_are_those_of_the_layer_that_was_current(lab: Labo
     asked = await recorded.request(ExportScope(capture_session_ids=[recorded.sessions[0].id], signals=["inner"]))
 
     async def applied() -> None:
-        from experiment_domain.usecases.working import work_off_backfills
+        from experiment_domain.usecases.backfilling import work_off_backfills
 
         names = {"profile_id": later.id, "sensor_id": recorded.made.sensor.id}
         await lab.do(lambda work: work.backfills.request(recorded.sessions[0].id, **names))

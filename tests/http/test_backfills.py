@@ -6,7 +6,7 @@ import pytest
 
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Services
-from experiment_domain.usecases.working import work_off_backfills
+from experiment_domain.usecases.backfilling import work_off_backfills
 from http_api import World
 
 

@@ -172,6 +172,11 @@ class Backfill(Entity):
         """Whether it is still to be done, and makes its session active."""
         return self.status in ACTIVE
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker is at it, or was when it ended without a word."""
+        return self.status is BackfillStatus.RUNNING
+
     def event(self, said: EventData, at: datetime) -> Event:
         """An event of this backfill, which is about its session."""
         return Event.of(said, project_id=self.project_id, about=self.capture_session_id, at=at)

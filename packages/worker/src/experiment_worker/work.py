@@ -15,11 +15,11 @@ from experiment_domain.backfills import Backfill
 from experiment_domain.chores import Chore
 from experiment_domain.exports.jobs import ATTEMPTS as EXPORT_ATTEMPTS
 from experiment_domain.exports.jobs import Export
+from experiment_domain.usecases.backfilling import work_off_backfills
 from experiment_domain.usecases.chores import ChoreWatcher, work_off_chores
 from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.exporting import work_off_exports
 from experiment_domain.usecases.webhook_deliveries import Dispatch
-from experiment_domain.usecases.working import work_off_backfills
 from experiment_domain.webhooks.deliveries import WebhookDelivery
 from experiment_domain.webhooks.sending import Outcome
 from experiment_worker.metrics import METRICS

@@ -176,6 +176,11 @@ class Export(Entity):
         return self.status in ACTIVE
 
     @property
+    def is_running(self) -> bool:
+        """Whether a worker is at it, or was when it ended without a word."""
+        return self.status is ExportStatus.RUNNING
+
+    @property
     def is_read(self) -> bool:
         """Whether all of its sessions have been read."""
         return self.sessions is not None and self.sessions_done >= len(self.sessions)

@@ -33,7 +33,7 @@ class Requested:
 class BackfillUseCases(UseCases):
     """Backfills. Who makes one active holds run, session and sensor first: they are not put away meanwhile.
 
-    `claim`, `step` and `stumble` are for the service itself, each a unit of work: see `working.work_off`.
+    `claim`, `step` and `stumble` are for the service itself, each a unit of work: see `work_off_backfills`.
     """
 
     def __init__(self, recorder: Recorder, converter: Converter) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from experiment_domain.exports.files import ExportFormat
-from experiment_domain.exports.jobs import Export, ExportPart, ExportStatus
+from experiment_domain.exports.jobs import Export, ExportPart
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Forbidden, NotFound, Refusal, Unavailable
 from experiment_domain.usecases.export_walks import Reading
 from experiment_domain.usecases.services import Services
+from experiment_domain.usecases.working import TURN, take_turns
 
-TURN = 2.0
-"""Seconds after which an export that is not done makes way for the others that wait."""
 READS_FOR = 2.0
 """Seconds after which a part is written of what was read, be it little: many small sessions take their time."""
 STORES_WITHIN = 10.0
@@ -32,32 +31,23 @@ async def work_off_exports(
 ) -> int:
     """Write exports until none is due, `seconds` are over, or it is `stopping`; how many came to an end.
 
-    They take turns: one that is not done after `turn` seconds waits until the others have had theirs. `failed` hears
-    of errors of the work itself. Raises `Unavailable` where the database is away: whatever was claimed can be claimed
-    again after a while.
+    They take turns of `turn` seconds. `failed` hears of errors of the work itself. Raises `Unavailable` where the
+    database is away: whatever was claimed can be claimed again after a while.
     """
     worker = services.ids.new()
-    deadline = time.monotonic() + seconds
-    ended = 0
 
-    def is_over() -> bool:
-        return stopping() or time.monotonic() >= deadline
-
-    while not is_over():
+    async def claim() -> Export | None:
         async with services.begin(System()) as work:
-            export = await work.exports.claim(worker)
-        if export is None:
-            break
-        turn_ends = time.monotonic() + turn
-        while export is not None and export.status is ExportStatus.RUNNING:
-            export = await _stepped(services, export, worker, failed)
-            if is_over() or time.monotonic() >= turn_ends:
-                break
-        if export is not None and export.status is ExportStatus.RUNNING:
-            async with services.begin(System()) as work:
-                await work.exports.leave(export.id, worker)
-        ended += export is not None and not export.is_active
-    return ended
+            return await work.exports.claim(worker)
+
+    async def step(export: Export) -> Export | None:
+        return await _stepped(services, export, worker, failed)
+
+    async def leave(export: Export) -> None:
+        async with services.begin(System()) as work:
+            await work.exports.leave(export.id, worker)
+
+    return await take_turns(claim, step, leave, seconds=seconds, turn=turn, stopping=stopping)
 
 
 async def tidy_exports(services: Services, is_over: Callable[[], bool]) -> int:
