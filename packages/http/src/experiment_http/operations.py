@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Method, Receive
@@ -97,6 +97,10 @@ class Call:
     headers: Mapping[bytes, bytes]
     path: str
     pairs: queries.Pairs = field(factory=list[tuple[str, str]])
+
+    async def caller_now(self) -> Caller:
+        """The caller, if the token of the request still counts. Raises `Unauthenticated` where it does not."""
+        return evolve(self.caller, principal=await principal_of(self.headers, self.api.authenticator))
 
     @cached_property
     def query_digest(self) -> bytes:

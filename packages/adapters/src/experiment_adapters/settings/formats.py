@@ -11,8 +11,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from experiment_domain.webhooks.secrets import SECRET_PREFIX
+
 SHORTEST_SECRET_KEY = 32
-WEBHOOK_SECRET = "whsec_"  # noqa: S105 - what secrets of Standard Webhooks begin with, not one of them
 WEBHOOK_SECRET_BYTES = range(24, 65)
 
 
@@ -181,15 +182,15 @@ def webhook_secrets(text: str) -> tuple[bytes, ...]:
     """Secrets of Standard Webhooks, decoded."""
     secrets: list[bytes] = []
     for part in text.split(","):
-        prefix, encoded = part.strip()[: len(WEBHOOK_SECRET)], part.strip()[len(WEBHOOK_SECRET) :]
+        prefix, encoded = part.strip()[: len(SECRET_PREFIX)], part.strip()[len(SECRET_PREFIX) :]
         try:
             secret = b64decode(encoded, validate=True)
         except ValueError:
             secret = b""
-        if prefix != WEBHOOK_SECRET or len(secret) not in WEBHOOK_SECRET_BYTES:
+        if prefix != SECRET_PREFIX or len(secret) not in WEBHOOK_SECRET_BYTES:
             raise ValueError(
-                f"must be {WEBHOOK_SECRET} and {WEBHOOK_SECRET_BYTES[0]} to {WEBHOOK_SECRET_BYTES[-1]} bytes in base64,"
-                f" several separated by commas; `echo {WEBHOOK_SECRET}$(openssl rand -base64 32)` makes one"
+                f"must be {SECRET_PREFIX} and {WEBHOOK_SECRET_BYTES[0]} to {WEBHOOK_SECRET_BYTES[-1]} bytes in base64,"
+                f" several separated by commas; `echo {SECRET_PREFIX}$(openssl rand -base64 32)` makes one"
             ) from None
         secrets.append(secret)
     return tuple(secrets)

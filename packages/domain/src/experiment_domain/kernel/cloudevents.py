@@ -1,9 +1,10 @@
 """Events as CloudEvents 1.0, structured: what goes over the wire to whoever is told of them."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from experiment_domain.kernel.events import RecordedEvent
+from experiment_domain.kernel.values import told
 
 MEDIA_TYPE = "application/cloudevents+json"
 
@@ -20,13 +21,9 @@ def cloud_event(recorded: RecordedEvent) -> dict[str, Any]:
         "source": f"/api/v1/projects/{event.project_id}",
         "type": event.type,
         "subject": event.subject,
-        "time": _time(event.at),
+        "time": told(event.at.astimezone(UTC)),
         "projectid": str(event.project_id),
         **({"actor": recorded.actor} if recorded.actor else {}),
         "datacontenttype": "application/json",
         "data": dict(event.data),
     }
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -12,6 +12,7 @@ from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.cloudevents import cloud_event
 from experiment_domain.kernel.entity import Change, Lock, Page, Position, StatusChange, created
 from experiment_domain.kernel.events import RecordedEvent
+from experiment_domain.kernel.values import told
 from experiment_domain.usecases.permits import Permit, UseCases, requires
 from experiment_domain.usecases.recording import Recorder
 from experiment_domain.usecases.webhooks import CALLED
@@ -122,7 +123,7 @@ class WebhookDeliveryUseCases(UseCases):
         found = await self.uow.webhook_deliveries.dead_of(subscription_id, since, REDELIVERED_AT_ONCE)
         changes = [delivery.redeliver(at=self.recorder.now) for delivery in found]
         await self.recorder.note_all(self.uow.webhook_deliveries, changes, NOUN, reason=reason)
-        after = {"since": since.isoformat(timespec="microseconds").replace("+00:00", "Z"), "count": len(changes)}
+        after = {"since": told(since), "count": len(changes)}
         await self.recorder.audit(SUBSCRIPTION, str(subscription_id), subscription.project_id, "redeliver", after=after)
         return len(changes)
 

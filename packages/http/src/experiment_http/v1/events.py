@@ -9,12 +9,11 @@ from attrs import define, field, frozen
 from msgspec import Meta, Struct
 
 from experiment_domain.kernel import cloudevents
-from experiment_domain.kernel.access import Caller, System
+from experiment_domain.kernel.access import System
 from experiment_domain.kernel.events import TYPE_LENGTH, TYPE_PATTERN, EventPart
 from experiment_domain.kernel.news import EVENTS
 from experiment_domain.usecases.events import EventUseCases
 from experiment_http.answers import Answer, Form, list_schema, listed
-from experiment_http.callers import principal_of
 from experiment_http.operations import API, Api, Call, Operations
 from experiment_http.pagination import Cursor, Limit, digest_of
 from experiment_http.streams import LAST_EVENT_ID, EventStream, EventStreamForm, View, event, spot_of
@@ -164,12 +163,7 @@ class LogView(View):
 
     async def check(self) -> None:
         """Refuse unless the token still counts; the caller's projects may have become others."""
-        caller = Caller(
-            principal=await principal_of(self.call.headers, self.call.api.authenticator),
-            request_id=self.call.caller.request_id,
-            address=self.call.caller.address,
-        )
-        async with self.call.api.services.read(caller) as work:
+        async with self.call.api.services.read(await self.call.caller_now()) as work:
             self.projects = await work.events.watch(self.query.project_id, types=self.query.types)
 
     def sees(self, about: Any) -> bool:

@@ -8,13 +8,12 @@ from attrs import define, field, frozen
 from msgspec import Meta, Struct
 
 from experiment_domain.captures import CaptureStatus
-from experiment_domain.kernel.access import Caller, System
+from experiment_domain.kernel.access import System
 from experiment_domain.telemetry.batches import SIGNAL_LENGTH
 from experiment_domain.telemetry.live import LiveChunk
 from experiment_domain.telemetry.store import Layer
 from experiment_domain.usecases.live import LiveUseCases, Watched
 from experiment_http.answers import Answer
-from experiment_http.callers import principal_of
 from experiment_http.operations import API, Api, Call, Operations
 from experiment_http.pagination import Cursor, digest_of
 from experiment_http.streams import LAST_EVENT_ID, EventStream, EventStreamForm, View, event, spot_of
@@ -151,12 +150,7 @@ class SessionView(View):
 
     async def check(self) -> None:
         """Refuse unless the token still counts and its owner may still see the layer."""
-        caller = Caller(
-            principal=await principal_of(self.call.headers, self.call.api.authenticator),
-            request_id=self.call.caller.request_id,
-            address=self.call.caller.address,
-        )
-        async with self.call.api.services.read(caller) as work:
+        async with self.call.api.services.read(await self.call.caller_now()) as work:
             self.watched = await work.live.watch(self.session.session_id, layer=self.query.layer)
 
     def sees(self, about: Any) -> bool:
