@@ -1,4 +1,4 @@
-"""Writes or checks what the documents take from the code: diagrams, events, the table of settings, links."""
+"""Writes or checks what the documents take from elsewhere: diagrams, events, settings, the list of decisions, links."""
 
 import re
 import sys
@@ -77,6 +77,20 @@ def events() -> str:
     return "\n".join([*parts, ""])
 
 
+def decisions() -> str:
+    """The page that lists the decisions."""
+    parts = [
+        "# Decisions",
+        "",
+        "One page each: what was decided, why, and what it costs. Newer pages replace older ones by saying so.",
+    ]
+    parts += ["The list is made of their titles by `nox -s docs -- --write`.", ""]
+    for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
+        title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        parts.append(f"- [{page.name[:4]}]({page.name}) {title}")
+    return "\n".join([*parts, ""])
+
+
 def readme() -> str:
     """The README with the table of settings renewed."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,6 +119,7 @@ def main() -> int:
         "docs/state-machines.md": state_machines(),
         "docs/permissions.md": permissions(),
         "docs/events.md": events(),
+        "docs/decisions/README.md": decisions(),
         "README.md": readme(),
     }
     for name, text in pages.items():
