@@ -19,7 +19,7 @@ from experiment_http.sockets import Closing, Code, Conversation, Data, Reply, So
 from experiment_http.v1 import telemetry_in
 from experiment_http.v1.batches import frame_from
 
-TOGETHER = 50_000
+READINGS = 50_000
 """Batches are stored in one transaction as long as they hold no more readings than these."""
 PATH = "/telemetry/ws"
 Outcome = Accepted | Spooled | Refusal
@@ -81,7 +81,7 @@ def _following(first: Batch, frames: Sequence[Data]) -> Iterator[tuple[int | Non
         if isinstance(frame.batch, Refusal) or frame.batch.capture_session_id != first.capture_session_id:
             return
         readings += len(frame.batch)
-        if readings > TOGETHER:
+        if readings > READINGS:
             return
         yield frame.seq, frame.batch
 
