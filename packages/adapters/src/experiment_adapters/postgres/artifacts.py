@@ -1,11 +1,10 @@
 """Artifacts in PostgreSQL."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 from uuid import UUID
 
 from experiment_adapters.postgres.filters import Conditions
-from experiment_adapters.postgres.mapping import JSON, Order, Table, enum, page, page_query
+from experiment_adapters.postgres.mapping import JSON, Order, Table, enum, page
 from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_domain.artifacts import Artifact, ArtifactRepository, ArtifactStatus
 from experiment_domain.kernel.entity import Page, Position
@@ -36,19 +35,6 @@ class PostgresArtifacts(PostgresRepository[Artifact], ArtifactRepository):
 
     async def any_in(self, run_id: UUID) -> bool:
         return await self._statements.ask("SELECT EXISTS (SELECT FROM artifacts WHERE run_id = %s)", [run_id]).value()
-
-
-def query_of(
-    run_id: UUID,
-    *,
-    statuses: Collection[ArtifactStatus] = (),
-    kinds: Collection[str] = (),
-    limit: int,
-    after: Position | None,
-) -> tuple[str, list[Any]]:
-    """The query for a page of artifacts, for whoever wants to see its plan."""
-    conditions = _conditions(run_id, statuses, kinds)
-    return page_query(ARTIFACTS, conditions, order=NEWEST_FIRST, limit=limit, after=after)
 
 
 def _conditions(run_id: UUID, statuses: Collection[ArtifactStatus], kinds: Collection[str]) -> Conditions:
