@@ -20,7 +20,7 @@ TABLE = {
     "report": {"service"},
     "sign_in": {*VIEWERS, "outsider", "revoked"},
 }
-OPEN = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json"}
+OPEN = {"/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json", "/schema/asyncapi.json"}
 GUARDED = [(method, path, operation) for method, path, operation in documented() if path.startswith(API)]
 BULK = {f"{API}/runs:batch-status", f"{API}/runs:bulk-tags"}
 OF_PROJECTS = {f"{API}/audit", f"{API}/audit/verify", f"{API}/webhooks"}
