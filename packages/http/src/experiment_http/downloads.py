@@ -10,6 +10,7 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from experiment_http.answers import Form
+from experiment_http.pieces import client_left, send_more
 
 PARQUET = "application/vnd.apache.parquet"
 
@@ -35,29 +36,19 @@ class FileStream:
             (b"content-disposition", f'attachment; filename="{self.name}"'.encode()),
             (b"cache-control", b"private, no-store"),
         ]
-        left = asyncio.ensure_future(_left(receive))
+        left = asyncio.ensure_future(client_left(receive))
         try:
             async with aclosing(self.rest):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 # What is there already goes out before more is read: of a HEAD request, nothing more is.
-                await _more(send, self.first)
+                await send_more(send, self.first)
                 async for piece in self.rest:
                     if left.done():
                         return
-                    await _more(send, piece)
+                    await send_more(send, piece)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             left.cancel()
-
-
-async def _more(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @frozen(kw_only=True)

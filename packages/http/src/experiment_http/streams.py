@@ -20,6 +20,7 @@ from msgspec import Struct
 from experiment_domain.kernel.errors import Refusal, Unavailable
 from experiment_http import problems
 from experiment_http.answers import Form
+from experiment_http.pieces import client_left
 from experiment_http.tails import Follower, Frame, Lost, Skipped, Source, Spot, Tails
 
 MEDIA_TYPE = "text/event-stream"
@@ -141,7 +142,7 @@ class EventStream:
         """Whether what was sent was taken, to the end or until the client left."""
         sending = asyncio.create_task(self._send(send))
         looking = asyncio.create_task(self._look_after())
-        others = [asyncio.create_task(_left(receive)), asyncio.create_task(self._stopping.wait())]
+        others = [asyncio.create_task(client_left(receive)), asyncio.create_task(self._stopping.wait())]
         try:
             done, _ = await asyncio.wait([sending, looking, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -310,9 +311,3 @@ def _hang_up(host: str, port: int) -> None:
                         # Nothing of what waits to be sent is kept, either.
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                         connection.shutdown(socket.SHUT_RDWR)
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

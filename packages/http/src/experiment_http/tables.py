@@ -20,6 +20,7 @@ from nanoarrow.ipc import StreamWriter
 from experiment_http import times
 from experiment_http.answers import JSON, Form, View
 from experiment_http.bodies import ARROW
+from experiment_http.pieces import client_left, send_more
 
 CSV = "text/csv"
 KINDS = (JSON, CSV, ARROW)
@@ -181,7 +182,7 @@ class TableStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the scope says nothing new
         """Send it, for as long as somebody is there to read it."""
-        left = asyncio.ensure_future(_left(receive))
+        left = asyncio.ensure_future(client_left(receive))
         try:
             async with aclosing(self.rest):
                 await self._send(send, left)
@@ -199,22 +200,12 @@ class TableStream:
             headers.append((b"link", self.link.encode("latin-1")))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         # What is there already goes out before more is read: of a HEAD request, nothing more is.
-        await _more(send, writer.begun() + writer.part(self.first))
+        await send_more(send, writer.begun() + writer.part(self.first))
         async for part in self.rest:
             if left.done():
                 return
-            await _more(send, writer.part(part))
+            await send_more(send, writer.part(part))
         await send({"type": "http.response.body", "body": writer.ended(), "more_body": False})
-
-
-async def _more(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @frozen(kw_only=True)
