@@ -10,6 +10,8 @@ import json
 import os
 from pathlib import Path
 
+from experiment_adapters.disk import sync_directory
+
 FORMAT = 1
 POSTGRES_MAJOR = 18
 MARKER = "experiment-service.json"
@@ -81,12 +83,3 @@ def lock(path: Path) -> int | None:
             return None
         raise
     return descriptor
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in a directory outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

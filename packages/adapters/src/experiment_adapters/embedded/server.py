@@ -18,11 +18,11 @@ import psutil
 import psycopg
 from attrs import frozen
 
+from experiment_adapters.disk import sync_directory
 from experiment_adapters.embedded.data_dir import (
     EmbeddedPostgresError,
     lock,
     prepare_data_dir,
-    sync_directory,
     unusable,
 )
 from experiment_adapters.embedded.programs import account_for, programs_for, require_entrance

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from experiment_adapters.disk import sync_directory
 from experiment_adapters.spool.format import Record, Unreadable
-from experiment_adapters.spool.log import sync_directory
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.spool import WaitingBatch, message_of
 from experiment_domain.telemetry.batches import micros

@@ -20,6 +20,7 @@ from pathlib import Path
 from attrs import frozen
 from structlog import get_logger
 
+from experiment_adapters.disk import sync_directory
 from experiment_adapters.spool.format import (
     RECORD_HEADER,
     Record,
@@ -300,15 +301,6 @@ class Log:
 
     def _path(self, start: int) -> Path:
         return self._segments_dir / f"{start:016x}.log"
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in a directory outlive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def record_bytes(payload: bytes) -> int:
