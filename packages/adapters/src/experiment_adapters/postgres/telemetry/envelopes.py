@@ -18,9 +18,10 @@ from experiment_adapters.postgres.telemetry.headers import (
     Stored,
     divided,
     headers,
+    merged,
     opened,
 )
-from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened
 from experiment_domain.telemetry.batches import micros
 from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
 
@@ -138,12 +139,7 @@ class PostgresEnvelopes(Envelopes):
             _pieces_of(await opened(self._statements, found, group), pixels)
             for group in found.groups(np.flatnonzero(lone & ~inside & ~across))
         ]
-        for group in found.groups(np.flatnonzero(~lone), islands):
-            # Islands do not overlap each other: merged all at once, each is still what it is.
-            merged = merge(await opened(self._statements, found, group))
-            _, begins = np.unique(islands[group], return_index=True)
-            bounds = np.searchsorted(merged.timestamps, found.starts[group][begins])
-            parts.append(_pieces_of(merged.split(bounds[1:]), pixels))
+        parts += await self._overlapping(found, np.flatnonzero(~lone), islands, pixels)
         places = np.flatnonzero(across)
         if len(places):
             sides = _sides(found, places, starts[places], Pieces.together(parts), pixels)
@@ -152,6 +148,17 @@ class PostgresEnvelopes(Envelopes):
                 edges = pixels.anchor + ends[group] * pixels.width
                 parts.append(await self._divided(found, group, starts[group], edges, sides[taken]))
         return Pieces.together(parts)
+
+    async def _overlapping(self, found: Headers, places: Integers, islands: Integers, pixels: Pixels) -> list[Pieces]:
+        """The pieces of chunks that overlap."""
+        _, firsts = np.unique(islands[places], return_index=True)
+        shores = found.starts[places][firsts]
+        parts: list[Pieces] = []
+        async for part in merged(self._statements, found, places):
+            # Islands do not overlap each other: merged all at once, each is still what it is.
+            bounds = np.unique(np.searchsorted(part.timestamps, shores))
+            parts.append(_pieces_of(part.split(bounds[(bounds > 0) & (bounds < len(part.timestamps))]), pixels))
+        return parts
 
     async def _divided(
         self, found: Headers, places: Integers, numbers: Integers, edges: Integers, sides: "np.typing.NDArray[np.int8]"

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
-from experiment_adapters.postgres.telemetry.headers import Stored, headers, opened
-from experiment_adapters.postgres.telemetry.merging import Merged, merge
+from experiment_adapters.postgres.telemetry.headers import Stored, headers, merged
+from experiment_adapters.postgres.telemetry.merging import Merged
 from experiment_domain.telemetry.batches import EARLIEST, LATEST, micros
 from experiment_domain.telemetry.grids import Fill, GridColumn, GridQuery, Grids, Source
 
@@ -89,11 +89,8 @@ class PostgresGrids(Grids):
             (found.starts[ends_only], found.firsts[ends_only]),
             (found.ends[ends_only], found.lasts[ends_only]),
         ]
-        groups = [
-            *found.groups(np.flatnonzero(lone & ~ends_only & (found.counts > 0))),
-            *found.groups(np.flatnonzero(~lone), islands),
-        ]
-        parts += [_near(moments, merge(await opened(self._statements, found, group))) for group in groups]
+        for places in (np.flatnonzero(lone & ~ends_only & (found.counts > 0)), np.flatnonzero(~lone)):
+            parts.extend([_near(moments, part) async for part in merged(self._statements, found, places)])
         timestamps = np.concatenate([stamps for stamps, _ in parts])
         return timestamps, np.concatenate([values for _, values in parts])
 

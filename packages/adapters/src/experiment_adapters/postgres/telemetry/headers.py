@@ -1,6 +1,6 @@
 """The headers of a series' chunks as arrays: what is known of each chunk without opening it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray
-from experiment_adapters.postgres.telemetry.merging import Opened
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.batches import moment
 from experiment_domain.telemetry.store import Layer
 
@@ -145,15 +145,11 @@ class Headers:
         table = np.column_stack([*(column.view(np.int64) for column in columns), moments])
         return [prefix + row.tobytes() for row in table]
 
-    def groups(self, places: Integers, islands: Integers | None = None) -> Sequence[Integers]:
-        """These chunks in groups that are opened at once; those of one of the `islands` are in one group."""
+    def groups(self, places: Integers) -> Sequence[Integers]:
+        """These chunks in groups that are opened at once."""
         if not len(places):
             return []
         held = np.cumsum(self.readings[places]) // READINGS_AT_ONCE
-        if islands is not None:
-            # An island goes where its first chunk does.
-            first = np.unique(islands[places], return_index=True, return_inverse=True)
-            held = held[first[1]][first[2]]
         return np.split(places, np.flatnonzero(np.diff(held)) + 1)
 
 
@@ -212,6 +208,17 @@ async def opened(statements: Statements, found: Headers, places: Integers) -> li
         for position, late, timestamps, values in rows
     }
     return [chunks[position] for position in positions]
+
+
+async def merged(statements: Statements, found: Headers, places: Integers) -> AsyncIterator[Merged]:
+    """What chunks hold that may overlap, in parts that follow each other in time."""
+    sweep, opened_to = Sweep(), 0
+    for group in found.groups(places):
+        sweep.add(*await opened(statements, found, group))
+        opened_to += len(group)
+        bound = None if opened_to == len(places) else int(found.starts[places[opened_to]])
+        for part in sweep.before(bound):
+            yield part
 
 
 async def divided(

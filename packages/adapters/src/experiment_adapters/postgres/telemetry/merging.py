@@ -1,12 +1,18 @@
 """Chunks that overlap in time, merged: of one timestamp the reading received last is the one that is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
 from experiment_domain.telemetry.statistics import LARGE, SMALL, Statistics
+
+AT_ONCE = 250_000
+"""About so many readings are merged at once: it takes several times the memory that they do."""
+_EVERY = 1_000
+"""Of so many readings of a chunk one is looked at to find where to divide it."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -17,6 +23,10 @@ class Opened:
     late: bool
     timestamps: Integers
     values: Floats
+
+    def between(self, low: int, high: int) -> "Opened":
+        """Some of the readings, by their places."""
+        return evolve(self, timestamps=self.timestamps[low:high], values=self.values[low:high])
 
 
 @frozen(kw_only=True, eq=False)
@@ -31,6 +41,46 @@ class Merged:
         """The same in parts, which begin at the start and at these places."""
         parts = zip(*(np.split(column, places) for column in (self.timestamps, self.values, self.late)), strict=True)
         return [Merged(timestamps=timestamps, values=values, late=late) for timestamps, values, late in parts]
+
+
+class Sweep:
+    """Chunks that are opened in the order of time, and merged as far as those that are still to come cannot reach."""
+
+    def __init__(self) -> None:
+        self._open: list[Opened] = []
+
+    def add(self, *chunks: Opened) -> None:
+        """Add chunks, none of which begins before where those were merged that came earlier."""
+        self._open += chunks
+
+    def before(self, moment: int | None) -> Iterator[Merged]:
+        """All that lies before a moment, and was not given before, in parts that follow each other; None: the rest."""
+        chunks, self._open = self._open, []
+        complete: list[Opened] = []
+        for chunk in chunks:
+            size = len(chunk.timestamps)
+            place = size if moment is None else int(np.searchsorted(chunk.timestamps, moment))
+            if place:
+                complete.append(chunk.between(0, place))
+            if place < size:
+                self._open.append(chunk.between(place, size))
+        yield from map(merge, _portions(complete))
+
+
+def _portions(chunks: Sequence[Opened]) -> Iterator[Sequence[Opened]]:
+    """The readings of chunks in portions that follow each other in time, none much larger than `AT_ONCE`."""
+    total = sum(len(chunk.timestamps) for chunk in chunks)
+    if total <= AT_ONCE:
+        if chunks:
+            yield chunks
+        return
+    looked_at = np.sort(np.concatenate([chunk.timestamps[::_EVERY] for chunk in chunks]))
+    moments = np.unique(looked_at[:: max(1, len(looked_at) * AT_ONCE // total)])[1:]
+    places = [[0, *np.searchsorted(chunk.timestamps, moments).tolist(), len(chunk.timestamps)] for chunk in chunks]
+    for portion in zip(*map(pairwise, places), strict=True):
+        parts = [chunk.between(low, high) for chunk, (low, high) in zip(chunks, portion, strict=True) if low < high]
+        if parts:
+            yield parts
 
 
 def merge(chunks: Sequence[Opened]) -> Merged:

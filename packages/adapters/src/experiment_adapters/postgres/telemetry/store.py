@@ -17,7 +17,7 @@ from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.appending import append
 from experiment_adapters.postgres.telemetry.buckets import when
-from experiment_adapters.postgres.telemetry.merging import Merged, Opened, merge
+from experiment_adapters.postgres.telemetry.merging import Merged, Sweep
 from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.telemetry.batches import EARLIEST, Batch, micros, moment
@@ -315,10 +315,10 @@ class PostgresTelemetry(TelemetryStore):
             default=None,
         )
         if physical and query.profile_id is None:
-            return _readings(None, query.limit)
+            return _readings((), query.limit)
         self._statements.hold_still()
-        chunks: list[Opened] = []
-        merged: Merged | None = None
+        sweep = Sweep()
+        page: list[Merged] = []
         headers: list[Row] = []
         most = min(FEW, HEADERS)
         while headers := await self._headers(query, start, headers[-1] if headers else None, most):
@@ -328,28 +328,30 @@ class PostgresTelemetry(TelemetryStore):
             while place < len(headers):
                 group = headers[place : place + _enough(headers, place, query.limit + 1)]
                 place += len(group)
-                profile_id = query.profile_id if physical else None
-                chunks += await opened(
-                    self._statements,
-                    query.capture_session_id,
-                    group[0][0],
-                    [position for _, position, _, _ in group],
-                    profile_id,
+                sweep.add(
+                    *await opened(
+                        self._statements,
+                        query.capture_session_id,
+                        group[0][0],
+                        [position for _, position, _, _ in group],
+                        query.profile_id if physical else None,
+                    )
                 )
                 # What lies before the first chunk that is not open yet is complete.
-                bound = query.end
                 if place < len(headers) or not whole:
-                    following = micros(headers[min(place, len(headers) - 1)][2])
-                    bound = following if bound is None else min(bound, following)
-                merged = _between(merge(chunks), start, bound)
-                if len(merged.timestamps) > query.limit:
-                    return _readings(merged, query.limit)
+                    bound = micros(headers[min(place, len(headers) - 1)][2])
+                    bound = bound if query.end is None else min(query.end, bound)
+                else:
+                    bound = query.end
+                for merged in sweep.before(bound):
+                    page.append(_between(merged, start, query.end))
+                    if sum(len(part.timestamps) for part in page) > query.limit:
+                        return _readings(page, query.limit)
             if whole:
                 break
-        else:
-            # The chunks ended with the last headers: all that is open is complete.
-            merged = _between(merge(chunks), start, query.end) if chunks else None
-        return _readings(merged, query.limit)
+        # The chunks may have ended with the last headers: all that is open is complete.
+        page += [_between(merged, start, query.end) for merged in sweep.before(query.end)]
+        return _readings(page, query.limit)
 
     async def metrics(
         self, run_id: UUID, *, layer: Layer | None, signals: Collection[str] = (), bucket: int | None = None
@@ -511,9 +513,9 @@ def _between(merged: Merged, start: int | None, end: int | None) -> Merged:
     return Merged(timestamps=merged.timestamps[low:high], values=merged.values[low:high], late=merged.late[low:high])
 
 
-def _readings(merged: Merged | None, limit: int) -> Readings:
+def _readings(page: Sequence[Merged], limit: int) -> Readings:
     timestamps, values = array("q"), array("d")
-    if merged is not None:
-        timestamps.frombytes(merged.timestamps[:limit].tobytes())
-        values.frombytes(merged.values[:limit].tobytes())
-    return Readings(timestamps=timestamps, values=values, more=merged is not None and len(merged.timestamps) > limit)
+    for merged in page:
+        timestamps.frombytes(merged.timestamps.tobytes())
+        values.frombytes(merged.values.tobytes())
+    return Readings(timestamps=timestamps[:limit], values=values[:limit], more=len(timestamps) > limit)

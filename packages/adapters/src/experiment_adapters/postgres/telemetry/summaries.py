@@ -11,7 +11,7 @@ from attrs import frozen
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.buckets import Flags, Part, Spans, Summed, SummedChunks
 from experiment_adapters.postgres.telemetry.headers import READINGS_AT_ONCE, in_common
-from experiment_adapters.postgres.telemetry.merging import Opened, merge
+from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.store import Layer, check_buckets
 
 # A row per series, its chunks' headers as arrays: thousands of them are read at once, and added up by NumPy.
@@ -100,8 +100,8 @@ async def summaries(
     aside = found.to_open(width)
     parts = found.spans.at(~aside).parts(width)
     buckets = {(found.series[owner].key, at) for owner, at in parts}
-    async for owner, island in _islands(statements, found, aside):
-        for place, part in Spans.of_readings(merge(island), owner).parts(width).items():
+    async for owner, merged in _merged(statements, found, aside):
+        for place, part in Spans.of_readings(merged, owner).parts(width).items():
             parts[place] = parts[place].joined(part) if place in parts else part
             buckets.add((found.series[owner].key, place[1]))
         if width is not None:
@@ -173,31 +173,31 @@ def _check_least(found: SummedChunks, width: int) -> None:
     check_buckets(len(np.unique(np.stack((np.tile(keys, 2), ends)), axis=1).T))
 
 
-async def _islands(
-    statements: Statements, found: SummedChunks, aside: Flags
-) -> AsyncIterator[tuple[int, list[Opened]]]:
-    """Chunks that overlap, opened a few at a time, and with their arrays handed out together, and with their owner."""
-    owners = {series.series_id: owner for owner, series in enumerate(found.series)}
-    places = zip(found.spans.owners[aside].tolist(), found.positions[aside].tolist(), strict=True)
+async def _merged(statements: Statements, found: SummedChunks, aside: Flags) -> AsyncIterator[tuple[int, Merged]]:
+    """What chunks hold that are opened a few at a time, in the order of time, and the number of their series."""
+    owners, starts = found.spans.owners[aside].tolist(), found.spans.starts[aside].tolist()
+    places = zip(owners, found.positions[aside].tolist(), strict=True)
     wanted = [
         (series.capture_session_id, series.series_id, series.profile_id, position)
         for series, position in ((found.series[owner], position) for owner, position in places)
     ]
-    island: list[Opened] = []
-    current, reached = 0, 0
     numbers, held = np.arange(len(wanted)), np.cumsum(found.spans.readings[aside])
     edges = np.flatnonzero(np.diff(numbers // OPENED_AT_ONCE) | np.diff(held // READINGS_AT_ONCE)) + 1
+    sweep = Sweep()
     for start, end in pairwise([0, *edges.tolist(), len(wanted)] if wanted else ()):
         columns = map(list, zip(*wanted[start:end], strict=True))
-        for series_id, position, late, timestamps, values in await statements.ask(_OPEN, [*columns]).rows():
-            if island and (series_id != current or timestamps[0] > reached):
-                yield owners[current], island
-                island = []
-            reached = max(int(timestamps[-1]), reached) if island else int(timestamps[-1])
-            current = series_id
-            island.append(Opened(position=position, late=late, timestamps=timestamps, values=values))
-    if island:
-        yield owners[current], island
+        rows = await statements.ask(_OPEN, [*columns]).rows()
+        for place, (_, position, late, timestamps, values) in enumerate(rows, start=start):
+            sweep.add(Opened(position=position, late=late, timestamps=timestamps, values=values))
+            owner = owners[place]
+            if place + 1 == len(wanted) or owners[place + 1] != owner:
+                bound = None
+            elif place + 1 == end:
+                bound = starts[end]
+            else:
+                continue
+            for merged in sweep.before(bound):
+                yield owner, merged
 
 
 async def opened(
