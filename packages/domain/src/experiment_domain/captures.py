@@ -203,6 +203,11 @@ def readings_are_late(status: CaptureStatus) -> bool:
     return status is not CaptureStatus.RUNNING
 
 
+def recording_is_over(status: CaptureStatus) -> bool:
+    """Whether nothing comes in any more for a session of this status but what is late."""
+    return status not in (CaptureStatus.DRAFT, CaptureStatus.RUNNING)
+
+
 class CaptureSessionRepository(Repository[CaptureSession], Protocol):
     """Keeps capture sessions with their pins. Deleted ones are found only by who asks for them."""
 

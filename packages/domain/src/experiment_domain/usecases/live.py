@@ -4,7 +4,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from experiment_domain.captures import CaptureStatus
+from experiment_domain.captures import CaptureStatus, recording_is_over
 from experiment_domain.kernel.access import Permission
 from experiment_domain.kernel.errors import Forbidden
 from experiment_domain.telemetry.live import LivePart
@@ -26,7 +26,7 @@ class Watched:
     @property
     def is_over(self) -> bool:
         """Whether nothing comes in any more but what is late."""
-        return self.status not in (CaptureStatus.DRAFT, CaptureStatus.RUNNING)
+        return recording_is_over(self.status)
 
 
 class LiveUseCases(UseCases):

@@ -7,7 +7,7 @@ from uuid import UUID
 from attrs import define, field, frozen
 from msgspec import Meta, Struct
 
-from experiment_domain.captures import CaptureStatus
+from experiment_domain.captures import CaptureStatus, recording_is_over
 from experiment_domain.kernel.access import System
 from experiment_domain.telemetry.batches import SIGNAL_LENGTH
 from experiment_domain.telemetry.live import LiveChunk
@@ -104,8 +104,7 @@ class Session(Source):
         for chunk in part.chunks:
             frames += self._frames(chunk, place, spot.sent if chunk.position == spot.position else 0)
             place = chunk.place
-        is_over = status is not None and Watched(status=status, may_read_raw=False).is_over
-        last = self._end(status, part.place) if status is not None and is_over else None
+        last = self._end(status, part.place) if status is not None and recording_is_over(status) else None
         return Found(frames=frames, place=part.place, more=part.more, last=last)
 
     def seal(self, spot: Spot) -> str:
