@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_domain.conversions.parameters import MAX_ERRORS, bounds_of, parameters_of, rule_from, valid_range_from
 from experiment_domain.conversions.rules import (
-    MAX_ERRORS,
     Identity,
     Linear,
     Outside,
@@ -23,12 +23,8 @@ from experiment_domain.conversions.rules import (
     Rule,
     Table,
     ValidRange,
-    bounds_of,
     convert,
     convert_all,
-    parameters_of,
-    rule_from,
-    valid_range_from,
 )
 from experiment_domain.kernel.errors import Invalid
 from strategies import finite_floats, rules, valid_ranges

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_domain.conversions.its90 import TYPE_K_INVERSE, type_k_emf
-from experiment_domain.conversions.rules import ProfileKind, convert, parameters_of, rule_from
+from experiment_domain.conversions.parameters import parameters_of, rule_from
+from experiment_domain.conversions.rules import ProfileKind, convert
 
 # °C and mV, as printed in the table of type K, to the microvolt.
 PRINTED = [

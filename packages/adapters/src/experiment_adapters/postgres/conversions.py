@@ -10,12 +10,13 @@ from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import JSON, Codec, Order, Table, enum, page
 from experiment_adapters.postgres.repository import PostgresRepository
 from experiment_adapters.postgres.statements import Row
+from experiment_domain.conversions.parameters import bounds_of, rule_from, valid_range_from
 from experiment_domain.conversions.profiles import (
     ConversionProfile,
     ConversionProfileRepository,
     ProfileStatus,
 )
-from experiment_domain.conversions.rules import ProfileKind, Rule, bounds_of, rule_from, valid_range_from
+from experiment_domain.conversions.rules import ProfileKind, Rule
 from experiment_domain.kernel.entity import Lock, Page, Position
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from experiment_domain.conversions.rules import ProfileKind, Rule, ValidRange, rule_from, valid_range_from
+from experiment_domain.conversions.parameters import rule_from, valid_range_from
+from experiment_domain.conversions.rules import ProfileKind, Rule, ValidRange
 from experiment_domain.events import OfProfile, ProfilePublished, ProfileRetired
 from experiment_domain.kernel.entity import (
     Change,

@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from experiment_domain.conversions.parameters import bounds_of
 from experiment_domain.conversions.profiles import ConversionProfile, ProfileStatus
-from experiment_domain.conversions.rules import ProfileKind, bounds_of
+from experiment_domain.conversions.rules import ProfileKind
 from experiment_domain.kernel.entity import Page, Position, StatusChange
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.conversions import ConversionUseCases
