@@ -9,16 +9,16 @@ import msgspec
 from msgspec import Struct
 
 from experiment_domain.idempotency import KEPT_FOR
-from experiment_http import problems, signatures
+from experiment_http import signatures
 from experiment_http.answers import JSON, Form
 from experiment_http.bodies import ARROW, MESSAGE_PACK
 from experiment_http.downloads import PARQUET
 from experiment_http.operations import API, Operation
 from experiment_http.queries import PREFIXED, fields_of
 from experiment_http.schema.open_paths import OPEN_PATHS
+from experiment_http.schema.refusals import PROBLEM, REF, SUMMARIES, carrying, problem, problem_name, refusals
 from experiment_http.streams import EVENT, EventStreamForm
 
-REF = "#/components/schemas/{name}"
 NOTES = """
 The system of record for physical experiments: who ran what on which rig, which sensors were attached, what they
 measured in raw and in physical units, and how every status came to be.
@@ -33,65 +33,6 @@ measured in raw and in physical units, and how every status came to be.
   owners and owners in a project; `ingest` that of a sensor's own token; `report` that of the Artifact Service, whose
   callbacks are signed; `sign_in` of any user; `open` of anybody.
 """
-SUMMARIES: Mapping[int, tuple[str, str, str]] = {
-    400: ("The request, its headers or its cursor are malformed.", "malformed_body", "The body is not JSON."),
-    401: ("There is no token, or not a valid one.", "unauthenticated", "A valid bearer token is required."),
-    403: ("The caller's role is too low.", "forbidden", "The role viewer does not allow to edit."),
-    404: ("There is no such thing, or the caller may not know of it.", "not_found", "There is no such thing."),
-    406: ("The caller accepts nothing that can be sent.", "not_acceptable", "This can be had as application/json."),
-    408: ("The body did not arrive in time.", "body_too_slow", "The body did not arrive within 30 seconds."),
-    409: (
-        "The state of things, or something unique, stands against it.",
-        "archived",
-        "This run is archived, and archived things are read-only.",
-    ),
-    410: ("It is not kept any more.", "export_expired", "The file of this export is not kept any more."),
-    412: (
-        "Somebody else has changed it since.",
-        "version_mismatch",
-        "This run has changed since you read it; it is at version 4 now.",
-    ),
-    413: ("The body is too large.", "body_too_large", "The body has more than the 1,048,576 bytes that are read here."),
-    415: (
-        "The body is of a kind that is not read here.",
-        "unsupported_media_type",
-        "The body must be of type application/json, in UTF-8.",
-    ),
-    422: ("The request breaks a rule.", "invalid", "name: is required"),
-    426: ("The request asks for no WebSocket.", "upgrade_required", "This is a WebSocket: send `Upgrade: websocket`."),
-    503: (
-        "The database is away, or has too much to do. Nothing is known to have changed: try again with the same key.",
-        "unavailable",
-        "The service cannot reach its database right now: try again.",
-    ),
-}
-PROBLEM: Mapping[str, Any] = {
-    "type": "object",
-    "description": "What went wrong (RFC 9457), with a stable `code`; further members help by code.",
-    "required": ["type", "title", "status", "detail", "instance", "code"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "code": {"type": "string", "pattern": "^[a-z0-9_]+$"},
-        "errors": {
-            "type": "array",
-            "description": "The places: `path` and `message`, or `index`, `signal` and `message` of a reading.",
-            "items": {
-                "type": "object",
-                "required": ["message"],
-                "properties": {
-                    "path": {"type": "string"},
-                    "index": {"type": "integer"},
-                    "signal": {"type": "string"},
-                    "message": {"type": "string"},
-                },
-            },
-        },
-    },
-}
 HEADERS: Mapping[str, Any] = {
     "X-Request-Id": {"description": "The caller's own, or a new one.", "schema": {"type": "string"}},
     "ETag": {"description": "The version in quotes.", "schema": {"type": "string"}},
@@ -130,7 +71,7 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
         "paths": {**paths, **OPEN_PATHS},
         "components": {
             "schemas": {**_schemas(operations), "Problem": PROBLEM},
-            "responses": {**responses, **{_problem_name(status): _problem(status) for status in SUMMARIES}},
+            "responses": {**responses, **{problem_name(status): problem(status) for status in SUMMARIES}},
             "parameters": parameters,
             "headers": dict(HEADERS),
             "securitySchemes": {
@@ -349,7 +290,7 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
         "Location": form.has_location,
         "Idempotency-Replayed": operation.method == "POST",
     }
-    headers = _carrying(*(name for name, is_carried in carried.items() if is_carried))
+    headers = carrying(*(name for name, is_carried in carried.items() if is_carried))
     schema = form.schema(_refer)
     said = "The WebSocket is open." if form.status == 101 else "Done." if operation.is_command else "Found."
     done: dict[str, Any] = {"description": said, "headers": headers}
@@ -365,13 +306,13 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(operation.spooled.status), _waits(operation.spooled, headers)
     if isinstance(form, EventStreamForm) and form.ends:
         description = "The caller has seen the end: nothing comes any more."
-        yield "204", {"description": description, "headers": _carrying()}
+        yield "204", {"description": description, "headers": carrying()}
     if form.found is not None:
         yield str(form.found), {**done, "description": "There already."}
     if _revalidates(operation):
-        yield "304", {"description": "The caller has this version already.", "headers": _carrying()}
-    for status in sorted(_refusals(operation)):
-        yield str(status), {"$ref": f"#/components/responses/{_problem_name(status)}"}
+        yield "304", {"description": "The caller has this version already.", "headers": carrying()}
+    for status in sorted(refusals(operation)):
+        yield str(status), {"$ref": f"#/components/responses/{problem_name(status)}"}
 
 
 def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
@@ -381,11 +322,6 @@ def _text(media_type: str, form: Form[Any]) -> dict[str, Any]:
     return {"schema": schema, "example": form.text_example}
 
 
-def _carrying(*names: str) -> dict[str, Any]:
-    """References to the headers that an answer carries, besides the one that all carry."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
-
-
 def _waits(form: Form[Any], headers: Mapping[str, Any]) -> dict[str, Any]:
     content = {JSON: {"schema": dict(form.schema(_refer) or {}), "example": form.example()}}
     return {"description": "The database is away; it waits on disk.", "headers": dict(headers), "content": content}
@@ -393,39 +329,3 @@ def _waits(form: Form[Any], headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _revalidates(operation: Operation) -> bool:
     return operation.method == "GET" and operation.form.has_etag and operation.form.revalidates
-
-
-def _refusals(operation: Operation) -> set[int]:
-    """The statuses of the refusals that an operation can answer with."""
-    statuses = {400, 401, 403, 422, 503, *operation.refuses}
-    if operation.form.media_types:
-        statuses.add(406)
-    if any(operation.path_parameters()):
-        statuses.add(404)
-    if operation.is_command:
-        statuses.add(409)
-    if operation.body is not None:
-        statuses |= {408, 413, 415}
-    if "if_version" in operation.wants:
-        statuses.add(412)
-    return statuses
-
-
-def _problem_name(status: int) -> str:
-    return f"Problem{status}"
-
-
-def _problem(status: int) -> dict[str, Any]:
-    summary, code, detail = SUMMARIES[status]
-    headers = _carrying()
-    if status == 401:
-        headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
-    if status == 426:
-        headers["Upgrade"] = {"schema": {"type": "string"}}
-    if status in (409, 503):
-        headers["Retry-After"] = {"schema": {"type": "string"}}
-    example = problems.document(status, code, detail, "/api/v1/runs/0195798a-8d28-7a55-9c3e-3f1a4a6c9d21")
-    if status == 422:
-        example["errors"] = [{"path": "name", "message": "is required"}]
-    media = {"schema": {"$ref": REF.format(name="Problem")}, "example": example}
-    return {"description": summary, "headers": headers, "content": {problems.MEDIA_TYPE: media}}
