@@ -468,6 +468,24 @@ async def test_events_come_as_they_happen(world: World, runner: object, app: Lit
         assert (await stream.next()).data["id"] == event.data["id"]
 
 
+async def test_what_happens_in_a_project_right_after_it_was_made_is_seen(
+    runner: object, units_of_work: UnitsOfWork
+) -> None:
+    world = await new_world(app_over(units_of_work, **{**QUICK, "stream_check_every": 60.0}))
+    async with events(world, "outsider") as stream, events(world, "viewer") as other:
+        for each in (stream, other):
+            await each.here()
+        for _ in range(2):
+            made = await world.outsider.done("POST", "/projects", {"name": "Rig 8"})
+            for name in ("Creep", "Fatigue"):
+                await world.outsider.done("POST", "/experiments", {"project_id": made["id"], "name": name})
+            for _ in range(2):
+                seen = await stream.next()
+                assert (seen.data["type"], seen.data["projectid"]) == ("experiment.created", made["id"])
+        await world.editor.done("POST", "/runs:bulk-tags", {"run_ids": [world.run_id], "add_tags": ["new"]})
+        assert (await other.next()).data["projectid"] == world.project_id  # and nothing of the others before it
+
+
 async def test_who_becomes_a_member_sees_events_from_then_on(world: World, runner: object) -> None:
     name = world.names["outsider"]
     async with events(world, "outsider") as stream:

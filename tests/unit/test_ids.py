@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from experiment_domain.kernel.ids import TimeOrderedIds
+from experiment_domain.kernel.ids import TimeOrderedIds, first_id
 
 
 def _milliseconds(made: UUID) -> int:
@@ -31,6 +31,13 @@ def test_twelve_bits_tell_the_fraction_of_a_millisecond(
     monkeypatch.setattr(time, "time_ns", lambda: 1_773_051_273_123 * 1_000_000 + nanoseconds)
     made = TimeOrderedIds().new()
     assert (_milliseconds(made), _fraction(made)) == (1_773_051_273_123, fraction)
+
+
+def test_the_first_id_of_a_moment_is_below_all_that_are_made_in_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(time, "time_ns", lambda: 1_773_051_273_123_000_000)
+    made = TimeOrderedIds().new()
+    assert first_id(1_773_051_273.123) <= made < first_id(1_773_051_273.124)
+    assert (first_id(0.0).version, first_id(0.0).variant) == (made.version, made.variant)
 
 
 def test_ids_ascend():

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +67,9 @@ class View(Protocol):
     @abstractmethod
     async def check(self) -> None:
         """Refuse unless the caller may see it just now, and note what has changed."""
+
+    async def prepare(self, abouts: Iterable[Any]) -> None:
+        """Find out what must be known to tell whether the caller sees what is about these."""
 
     @abstractmethod
     def sees(self, about: Any) -> bool:
@@ -183,6 +186,7 @@ class EventStream:
                     case []:
                         await self._keep_alive(send, follower)
                     case frames:
+                        await self.view.prepare(frame.about for frame in frames)
                         await self._send_frames(send, [frame for frame in frames if self._sees(frame)])
                         if frames[-1].is_last:
                             return

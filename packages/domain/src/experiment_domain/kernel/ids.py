@@ -15,6 +15,11 @@ class Ids(Protocol):
         """A new identifier, unlike any other."""
 
 
+def first_id(at: float) -> UUID:
+    """The least UUIDv7 that is made at a moment, in seconds since the Unix epoch, or after it."""
+    return UUID(int=int(at * 1_000) << 80 | 0x7 << 76 | 0b10 << 62)
+
+
 class TimeOrderedIds(Ids):
     """UUIDv7 from the system's clock and random source, ascending within one process.
 

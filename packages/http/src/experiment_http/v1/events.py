@@ -1,6 +1,8 @@
 """What has happened: a feed to be read in parts, and the same as a stream."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,19 +12,23 @@ from msgspec import Meta, Struct
 
 from experiment_domain.kernel import cloudevents
 from experiment_domain.kernel.access import System
+from experiment_domain.kernel.errors import Refusal, Unavailable
 from experiment_domain.kernel.events import TYPE_LENGTH, TYPE_PATTERN, EventPart
+from experiment_domain.kernel.ids import first_id
 from experiment_domain.kernel.news import EVENTS
 from experiment_domain.usecases.events import EventUseCases
 from experiment_http.answers import Answer, Form, list_schema, listed
 from experiment_http.operations import API, Api, Call, Operations
 from experiment_http.pagination import Cursor, Limit, digest_of
 from experiment_http.streams import LAST_EVENT_ID, EventStream, EventStreamForm, View, event, spot_of
-from experiment_http.tails import Found, Frame, Source, Spot
+from experiment_http.tails import AGAIN_AFTER, Found, Frame, Source, Spot
 from experiment_http.times import Timestamp
 from experiment_http.v1.values import Json
 
 operations = Operations("events", "What has happened, in its order, as CloudEvents 1.0.")
 PATH = "/events"
+CLOCKS_DIFFER = 10.0
+"""Seconds by which the clocks of two machines may differ that make projects and look at them."""
 _SEALED_FOR = digest_of(API + PATH, [])
 _EXAMPLE: Mapping[str, Any] = {
     "specversion": "1.0",
@@ -149,12 +155,18 @@ class Log(Source):
 
 @define
 class LogView(View):
-    """What one caller follows of the events."""
+    """What one caller follows of the events.
+
+    Who makes a project does something in it at once, and is not to miss that: where there are events of a project that
+    is newer than the last look at the caller's, there is another look.
+    """
 
     call: Call
     log: Log
     query: EventStreamQuery
     projects: frozenset[UUID] = field(init=False)
+    _newer: UUID = field(init=False)
+    _others: frozenset[UUID] = field(default=frozenset(), init=False)
 
     @property
     def source(self) -> Source:
@@ -163,8 +175,28 @@ class LogView(View):
 
     async def check(self) -> None:
         """Refuse unless the token still counts; the caller's projects may have become others."""
+        newer = first_id(time.time() - CLOCKS_DIFFER)
         async with self.call.api.services.read(await self.call.caller_now()) as work:
             self.projects = await work.events.watch(self.query.project_id, types=self.query.types)
+        self._newer = newer
+        self._others = frozenset(each for each in self._others if each > newer)
+
+    async def prepare(self, abouts: Iterable[Any]) -> None:
+        """Look again at the caller's projects where there are events of new ones, once for each that is another's."""
+        if self.query.project_id:
+            return
+        met = {about.project_id for about in abouts if about is not None}
+        new = {each for each in met - self.projects - self._others if each > self._newer}
+        while new:
+            try:
+                await self.check()
+            except Unavailable:
+                await asyncio.sleep(AGAIN_AFTER)
+                continue
+            except Refusal:
+                return  # which ends the stream very soon
+            self._others |= new - self.projects
+            return
 
     def sees(self, about: Any) -> bool:
         """Whether an event is wanted, and may be seen."""
