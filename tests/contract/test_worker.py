@@ -316,6 +316,17 @@ def test_one_leads_until_its_connection_is_gone(leadership: Callable[[], Leaders
     until(first.holds)
 
 
+def test_who_is_stopped_does_not_lead_for_long(leadership: Callable[[], Leadership], postgres_url: str):
+    second = leadership()
+    with closing(Leadership(DatabaseSettings(url=postgres_url), "schedule", silent_for=0.5)) as first:
+        for _ in range(20):
+            assert (first.holds(), second.holds()) == (True, False)
+            time.sleep(0.05)
+        until(second.holds)  # without a word from the first, whose connection is still open
+        assert first.holds() is False  # it has noticed
+        assert first.holds() is False
+
+
 def test_nobody_leads_without_a_database():
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
     with closing(Leadership(DatabaseSettings(url=url), "schedule")) as leadership:

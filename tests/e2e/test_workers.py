@@ -109,6 +109,23 @@ def test_one_nudges_and_soon_another_one_when_it_is_cut_off_or_killed(
     second.stop()
 
 
+def test_another_one_nudges_soon_when_the_one_that_did_is_stopped(
+    postgres_url: str, redis_url: str, stack: ExitStack
+) -> None:
+    workers = [with_chores(stack, settings(postgres_url, redis_url)) for _ in range(2)]
+    for one in workers:
+        one.wait_for("worker started")
+    until(lambda: any(map(leads, workers)), TAKEN_OVER_WITHIN)
+    second, first = sorted(workers, key=leads)
+    first.process.send_signal(signal.SIGSTOP)
+    until(lambda: leads(second), TAKEN_OVER_WITHIN)
+    goes_on(postgres_url, WORK_TAKEN_OVER_WITHIN)
+    first.process.send_signal(signal.SIGCONT)
+    first.wait_for("gives no nudges any more")
+    for one in workers:
+        one.stop()
+
+
 def test_what_a_killed_worker_was_at_is_taken_over_and_poison_laid_aside(
     postgres_url: str, redis_url: str, stack: ExitStack
 ) -> None:

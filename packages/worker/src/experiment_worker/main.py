@@ -25,6 +25,8 @@ THREADS = sum(kind.at_once for kind in WORK.values()) + 2
 """One for all that may be worked on at once, and some to pass over further nudges meanwhile."""
 FINISHING = 10_000
 """Milliseconds that running work has to end when the worker is asked to stop."""
+RELAY_SILENT_FOR = 60.0
+"""Seconds after which a relay that does not ask whether it leads does not; one that waits for its sink asks later."""
 
 log = get_logger(__name__)
 
@@ -84,10 +86,11 @@ async def _opened(composition: Composition, settings: Settings) -> AsyncGenerato
     """The database, and the relays, which need no nudges."""
     sinks = event_sinks(settings)
     with ExitStack() as stack:
-        holds = {
-            name: stack.enter_context(closing(Leadership(settings.need_database(), f"relay to {name}"))).holds
+        leaderships = {
+            name: Leadership(settings.need_database(), f"relay to {name}", silent_for=RELAY_SILENT_FOR)
             for name in sinks
         }
+        holds = {name: stack.enter_context(closing(each)).holds for name, each in leaderships.items()}
         services = composition.services
         async with (
             composition.database.opened(),
