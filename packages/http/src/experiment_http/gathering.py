@@ -16,12 +16,6 @@ from experiment_domain.usecases.telemetry import Accepted
 TOGETHER = 64
 READINGS = 50_000
 """A transaction has so many batches at most, and with more readings than these it takes no further one."""
-LINGER = 0.001
-"""Seconds for which a transaction waits for as many batches as the one before had, if it had several.
-
-Clients that wait for their answers send again at about the same time: without it, each transaction would begin with the
-first of them, and the next one with the others.
-"""
 
 log = structlog.get_logger("experiment_http.gathering")
 
@@ -62,10 +56,7 @@ class Gathering:
         return await waiting.outcome
 
     async def _store(self) -> None:
-        together: list[Waiting] = []
         while self._waiting:
-            if len(together) > 1 and len(self._waiting) < len(together):
-                await asyncio.sleep(LINGER)
             together = self._next()
             try:
                 async with self._services.begin(System()) as work:
