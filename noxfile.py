@@ -11,7 +11,11 @@ nox.options.default_venv_backend = "none"
 nox.needs_version = ">=2026.1.1"
 
 HERE = Path(__file__).parent
-SUITES = ("tests/unit", "tests/contract", "tests/stateful", "tests/http")
+SUITES = ("tests/unit", "tests/contract", "tests/stateful", "tests/http", "tests/e2e")
+BY_THE_CLOCK = tuple(
+    f"tests/e2e/test_{name}.py" for name in ("frozen_database", "streams", "telemetry_socket", "webhooks")
+)
+"""Suites that look at how long something takes: these have the machine to themselves."""
 PYTHON = sys.executable
 
 
@@ -68,13 +72,13 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests: unit, contract, stateful and HTTP in two processes, then end to end. `-- …` goes to one pytest."""
+    """All tests: in two processes, and then those that look at the clock, in one. `-- …` goes to one pytest."""
     if session.posargs:
         session.run(PYTHON, "-m", "pytest", *session.posargs)
         return
-    # Real processes are waited for, stopped and killed: these tests have the machine to themselves.
-    session.run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile", *SUITES)
-    session.run(PYTHON, "-m", "pytest", "tests/e2e")
+    left_out = (f"--ignore={path}" for path in BY_THE_CLOCK)
+    session.run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile", *SUITES, *left_out)
+    session.run(PYTHON, "-m", "pytest", *BY_THE_CLOCK)
 
 
 @nox.session
