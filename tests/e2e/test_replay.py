@@ -373,7 +373,7 @@ def test_broken_off_and_completed(here: Here, home: Path, recordings: Sequence[P
         sent = 0
         with client_of(up, token) as client:
             for number in (signal.SIGKILL, signal.SIGINT, None):
-                replay = start([*arguments, "--speed", "50"], home)
+                replay = start([*arguments, "--speed", "200"], home)
                 sent = wait_for_more(client, sent)
                 if number is None:
                     up.kill()
