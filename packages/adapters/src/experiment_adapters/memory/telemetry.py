@@ -237,7 +237,7 @@ class MemoryTelemetry(TelemetryStore):
             stopped_at=session.stopped_at,
             profile=None if current is None else self._store.profiles[current],
             others=[self._store.profiles[profile_id] for profile_id in others if profile_id is not None],
-            signals=[key[2] for key in self._store.series if key[:2] == (session.id, sensor.id)],
+            signals=frozenset(key[2] for key in self._store.series if key[:2] == (session.id, sensor.id)),
             takes_part=session.pin_of(sensor.id) is not None,
         )
 

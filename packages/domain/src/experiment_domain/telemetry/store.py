@@ -56,7 +56,7 @@ class Destination:
     """That of the current layer: the pinned version, or the one of the latest backfill; None: raw values only."""
     others: Sequence[ConversionProfile] = ()
     """Those of the sensor's other whole layers in the session, which stay whole."""
-    signals: Collection[str] = ()
+    signals: frozenset[str] = frozenset()
     """Those that the sensor has delivered there."""
     takes_part: bool = True
     """False where the session exists in a project of the sensor's, which was not bound when it started."""

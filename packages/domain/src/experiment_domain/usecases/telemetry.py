@@ -444,7 +444,7 @@ def _destination(admission: Admission, batch: Batch) -> Destination:
     return found[0]
 
 
-def _signals(admission: Admission, intake: Intake) -> Collection[str]:
+def _signals(admission: Admission, intake: Intake) -> frozenset[str]:
     """Those that the sensor has delivered in the session by now."""
     session_id = intake.receipt.capture_session_id
     return next(found.signals for found in admission.destinations if found.capture_session_id == session_id)
@@ -453,8 +453,8 @@ def _signals(admission: Admission, intake: Intake) -> Collection[str]:
 def _check_signals(admission: Admission, intake: Intake, before: Sequence[Intake]) -> None:
     """Refuse a batch that would give its session too many signals of its sensor, with those taken in `before` it."""
     known = _signals(admission, intake)
-    signals = {*known, *(chunk.column.signal for one in (*before, intake) for chunk in one.chunks)}
-    if len(signals) > max(len(known), SIGNALS_OF_SENSOR):
+    new = {chunk.column.signal for one in (*before, intake) for chunk in one.chunks} - known
+    if new and len(known) + len(new) > SIGNALS_OF_SENSOR:
         raise Invalid.at("readings", f"a sensor delivers at most {SIGNALS_OF_SENSOR:,} signals in one capture session")
 
 

@@ -492,7 +492,7 @@ def _destination(rows: Sequence[Row]) -> Destination:
         stopped_at=stopped_at,
         profile=next((profile for is_current, profile in profiles if is_current), None),
         others=[profile for is_current, profile in profiles if not is_current],
-        signals=signals,
+        signals=frozenset(signals),
         takes_part=takes_part,
     )
 
