@@ -83,14 +83,15 @@ class DeliveryPolicy:
 
     An endpoint is sent `per_endpoint` at once, and half as many after each failure in a row. After `trips_after` of
     them it is left alone for `rest`, then for twice as long after each further one, up to `longest_rest`, with one
-    attempt between two rests: its circuit breaker. One that does nothing but fail for `gives_up_after` is disabled.
+    attempt between two rests: its circuit breaker, for those that are down. One that takes every other message must
+    not run into it by chance. One that does nothing but fail for `gives_up_after` is disabled.
     """
 
     delays: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 28_800.0, 57_600.0)
     jitter: float = 0.1
     attempt_lasts: timedelta = timedelta(seconds=15)
     per_endpoint: int = 8
-    trips_after: int = 10
+    trips_after: int = 20
     rest: timedelta = timedelta(seconds=5)
     longest_rest: timedelta = timedelta(minutes=10)
     gives_up_after: timedelta = timedelta(days=5)
