@@ -81,7 +81,7 @@ class PostgresOutbox(EventLog):
             for (_, *row), place in zip(rows[:limit], places, strict=True)
         ]
         place = events[-1].place if more else window.end(now)
-        return EventPart(events=events, place=place, more=more or window.ends_before(until))
+        return EventPart(events=events, place=place, more=more or window.ends_before(until, now))
 
     async def latest(self) -> str:
         return await snapshot(self._statements)

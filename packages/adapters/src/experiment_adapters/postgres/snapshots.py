@@ -44,9 +44,12 @@ class Window:
         """The same, up to a place that once was the latest one; one that is read in parts already ends before that."""
         return self if place is None or self.until is not None else evolve(self, until=place.partition(" ")[0])
 
-    def ends_before(self, place: str | None) -> bool:
-        """Whether there is more up to that place behind this window."""
-        return place is not None and self.until != place
+    def ends_before(self, place: str | None, now: str) -> bool:
+        """Whether there may be more behind this window: up to that place, or up to `now`.
+
+        While a window is read in parts, more becomes visible, of which nobody is told again.
+        """
+        return self.end(now) != (now if place is None else place.partition(" ")[0])
 
     def narrow(self, conditions: Conditions) -> None:
         """Keep a query to the rows of this window: their table has the columns `transaction_id` and `position`."""

@@ -104,7 +104,10 @@ class PlacedEvent:
 
 @frozen(kw_only=True)
 class EventPart:
-    """What is read of the log at once. `place` is where the next part begins, also where nothing was found."""
+    """What is read of the log at once. `place` is where the next part begins, also where nothing was found.
+
+    Without `more`, it was everything that was visible when it was read; with it, there may be nothing behind it.
+    """
 
     events: Sequence[PlacedEvent]
     place: str

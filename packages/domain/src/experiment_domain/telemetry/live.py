@@ -31,7 +31,10 @@ class LiveChunk:
 
 @frozen(kw_only=True, eq=False)
 class LivePart:
-    """What is read at once. `place` is where the next part begins, also where nothing was found."""
+    """What is read at once. `place` is where the next part begins, also where nothing was found.
+
+    Without `more`, it was everything that was visible when it was read; with it, there may be nothing behind it.
+    """
 
     chunks: Sequence[LiveChunk]
     place: str

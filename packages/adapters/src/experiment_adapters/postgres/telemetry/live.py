@@ -82,7 +82,7 @@ class PostgresLive(LiveReadings):
         places = window.behind([row[0] for row in found], now, more=more)
         live = [_live(row, layer, place) for row, place in zip(found, places, strict=True)]
         end = places[-1] if more else window.end(now)
-        return LivePart(chunks=_wanted(live, layer), place=end, more=more or window.ends_before(until))
+        return LivePart(chunks=_wanted(live, layer), place=end, more=more or window.ends_before(until, now))
 
 
 def _wanted(chunks: list[LiveChunk], layer: Layer | None) -> list[LiveChunk]:
