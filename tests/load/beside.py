@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,8 @@ IN_FLIGHT = 32  # frames of one socket that wait for their answers
 BYTES = 32
 TABLES = ("telemetry_batches", "telemetry_series", "telemetry_chunks", "telemetry_physical_chunks")
 STARTING = 30.0
+LINES_FOR = 15.0
+"""Seconds that InfluxDB is measured for at most: its requests, all made beforehand, take gigabytes."""
 FIRST = 1_600_000_000_000_000
 VALUES = np.random.default_rng(20260309).normal(5.0, 1.0, ROWS).round(4)
 INFLUX_SETTINGS = """
@@ -134,9 +137,16 @@ async def beside(bench: Bench) -> list[Row]:
     if shutil.which("influxd") is None:
         bench.notes.append("InfluxDB is left out: there is no influxd on the path (Debian: apt-get install influxdb)")
     else:
-        with influx(bench.up.home) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
-            measure = Measure()
-            note("influx", f"InfluxDB, {CLIENTS} clients", await by_lines(bench, pool, measure), measure)
+        # What tells whose readings they are is a part of them: with one letter for it, they are not the same ones.
+        whole = [f"reading,capture_session={one.session_id},sensor={one.sensor_id},signal=value" for one in senders]
+        short = [f"reading,sensor={place}" for place in range(CLIENTS)]
+        for key, what, series in (("influx", "", whole), ("influx, short", ", one tag of one letter", short)):
+            with influx(bench.up.home) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
+                measure = Measure()
+                amount = await by_lines(min(bench.seconds, LINES_FOR), pool, series, measure)
+                note(key, f"InfluxDB, {CLIENTS} clients{what}", amount, measure)
+        ratio = rates["rest at best"] / rates["influx, short"]
+        bench.notes.append(f"REST ÷ InfluxDB that is not told of sessions, sensors and signals: {ratio:.2f}")
     bench.notes.extend(bar.told(rates) for bar in BARS)
     missed = "" if per_reading <= BYTES else " MISSED"
     bench.notes.append(
@@ -282,8 +292,7 @@ def another_api(up: Up, url: str, processes: int) -> Iterator[int]:
 @contextmanager
 def influx(home: Path) -> Iterator[int]:
     """The port of an InfluxDB with nothing in it."""
-    folder, port = home / "influx", free_port()
-    folder.mkdir()
+    folder, port = Path(mkdtemp(dir=home, prefix="influx-")), free_port()
     settings = folder / "influxdb.conf"
     settings.write_text(INFLUX_SETTINGS.format(home=folder, port=port))
     with (
@@ -297,8 +306,8 @@ def influx(home: Path) -> Iterator[int]:
             process.terminate()
 
 
-async def by_lines(bench: Bench, pool: Pool, measure: Measure) -> Amount:
-    """The readings as line protocol, in requests of as many as a batch has; a series per client."""
+async def by_lines(seconds: float, pool: Pool, series: Sequence[str], measure: Measure) -> Amount:
+    """The readings as line protocol, in requests of as many as a batch has; a client for each of the series."""
     head = f"Host: 127.0.0.1:{pool.port}\r\n"
 
     def request(path: str, body: bytes) -> bytes:
@@ -308,24 +317,19 @@ async def by_lines(bench: Bench, pool: Pool, measure: Measure) -> Amount:
     assert status == 200, answer
     values = [f"{value:g}" for value in VALUES[:BATCH]]
 
-    def body(client: int, number: int) -> bytes:
+    def body(one: str, number: int) -> bytes:
         first = FIRST + number * BATCH * 1_000
-        return "\n".join(
-            f"reading,sensor={client} value={value} {first + place * 1_000}" for place, value in enumerate(values)
-        ).encode()
+        return "\n".join(f"{one} value={value} {first + place * 1_000}" for place, value in enumerate(values)).encode()
 
-    most = round(bench.seconds * MOST_PER_SECOND)
-    requests = [
-        [request("/write?db=load&precision=u", body(client, number)) for number in range(most)]
-        for client in range(CLIENTS)
-    ]
+    most = round(seconds * MOST_PER_SECOND)
+    requests = [[request("/write?db=load&precision=u", body(one, number)) for number in range(most)] for one in series]
     accepted = 0
     began = time.perf_counter()
 
     async def client(mine: Sequence[bytes]) -> None:
         nonlocal accepted
         for one in mine:
-            if time.perf_counter() > began + bench.seconds:
+            if time.perf_counter() > began + seconds:
                 return
             try:
                 status, answer = await pool.ask(one)
