@@ -7,8 +7,14 @@ import pytest
 from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 
+from entities import fresh
 from experiment_adapters.postgres.errors import refusal_of, refusals
+from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
+from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
+
+CONNECTIONS = 8
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,26 @@ async def test_a_standby_is_named_in_the_log(runner: asyncio.Runner, postgres_ur
     assert isinstance(cause, errors.ReadOnlySqlTransaction)
     refusal_of(cause)
     assert cause.__notes__ == ["the server that answers takes no changes: it is, or has become, a standby"]
+
+
+async def test_one_caller_hears_of_a_restart(runner: asyncio.Runner, postgres_url: str):
+    """Not as many as there are connections that have not heard of it."""
+    settings = DatabaseSettings(url=postgres_url, pool_min=CONNECTIONS, pool_max=CONNECTIONS)
+    async with PostgresUnitsOfWork.open(settings=settings) as units:
+
+        async def ask() -> bool:
+            try:
+                async with units.begin(System(), read_only=True) as uow:
+                    await uow.projects.get(fresh())
+            except Unavailable:
+                return False
+            return True
+
+        which = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'experiment-service'"
+        async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+            made = 0
+            while made < CONNECTIONS:  # they are made in the background
+                await asyncio.sleep(0.01)
+                ((made,),) = await (await connection.execute(f"SELECT count(*) {which}".encode())).fetchall()
+            await connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {which}".encode())
+        assert [await ask() for _ in range(20)].count(False) == 1

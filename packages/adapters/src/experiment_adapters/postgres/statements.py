@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, LiteralString, cast
@@ -15,8 +16,22 @@ from experiment_adapters.postgres.errors import refusals
 
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
-Pool = AsyncConnectionPool[Connection]
 _Queued = tuple[str, Sequence[Any], "Answer | None", bool]
+
+
+class Pool(AsyncConnectionPool[Connection]):
+    """Connections to one database."""
+
+    _trial: "asyncio.Task[None] | None" = None
+
+    async def try_out(self) -> None:
+        """Part with those of the idle connections that are broken, as one was that is in use.
+
+        After a restart of the database, each of them would otherwise fail somebody.
+        """
+        if self._trial is None or self._trial.done():
+            self._trial = asyncio.create_task(self.check())
+            await asyncio.sleep(0)  # after which nobody is given any that has not been tried out
 
 
 class Answer:
@@ -101,11 +116,15 @@ class Statements:
         connection = self._connection or await self._connect()
         queue, self._queue = self._queue, []
         # The server's own time limits are of no use where it does not answer at all.
+        began = time.monotonic()
         hang_up = asyncio.get_running_loop().call_later(self._patience, _hang_up, connection.fileno())
         try:
             await self._send(connection, queue, commit=commit)
         except psycopg.Error as error:
             self._failure = error
+            # The others would not answer either, where this one was given up.
+            if connection.broken and time.monotonic() < began + self._patience:
+                await self._pool.try_out()
             raise
         except BaseException:
             # Broken off half way, by a client that left: what the server has yet to say belongs to nobody.

@@ -12,7 +12,6 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_dumps, set_json_loads
-from psycopg_pool import AsyncConnectionPool
 
 from experiment_adapters.postgres.artifacts import PostgresArtifacts
 from experiment_adapters.postgres.audit import PostgresAuditLog
@@ -283,7 +282,7 @@ def _pool(settings: DatabaseSettings, url: str, *, writing: bool) -> Pool:
         if writing and row and row[0]:
             raise psycopg.OperationalError("this server has become a standby")
 
-    return AsyncConnectionPool(
+    return Pool(
         url,
         connection_class=AsyncConnection[tuple[object, ...]],
         kwargs=_parameters(settings, url, writing),
