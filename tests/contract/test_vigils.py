@@ -11,7 +11,7 @@ import pytest
 
 from entities import a_batch, a_column, later
 from experiment_domain import vigils
-from experiment_domain.captures import CaptureStatus
+from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound
 from experiment_domain.runs import Run, RunStatus
@@ -20,7 +20,7 @@ from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.chores import time_out_hung_runs
 from experiment_domain.usecases.services import Services
 from keeping import ask, committed
-from laboratory import Laboratory
+from laboratory import Laboratory, token_of
 
 SOON = 0.05
 LONG = 3600.0
@@ -123,6 +123,32 @@ async def test_readings_and_commands_are_signs_of_life(lab: Laboratory, sign: st
     await silence(0.01)
     assert run.id not in await hung(lab)
     assert await lab.do(lambda work: work.runs.time_out(run.id), by=System()) is None
+
+
+@pytest.mark.parametrize("elsewhere", ["heartbeat", "other run", "clock"])
+async def test_readings_keep_their_run_whatever_else_their_sensor_does(lab: Laboratory, elsewhere: str):
+    run, other = [await lab.run(start=True, auto_close_after=SOON) for _ in range(2)]
+    made = await lab.sensor(run, other)
+    session, another = [await lab.session(each) for each in (run, other)]
+
+    async def deliver(number: int, to: CaptureSession) -> None:
+        await lab.ingest(made, a_batch(a_column([micros(later(number))], [1.0]), session=to.id))
+
+    await silence()
+    assert run.id in await warned(lab)
+    # Whatever the sensor has just been seen by, and by however wrong a clock.
+    if elsewhere == "heartbeat":
+        await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+    elif elsewhere == "other run":
+        await deliver(1, another)
+    else:
+        lab.clock.pass_by(3_600)
+        await lab.do(lambda work: work.sensors.heartbeat(made.sensor.id), by=token_of(made))
+        lab.clock.pass_by(-3_600)
+    await deliver(2, session)
+    assert await lab.do(lambda work: work.runs.time_out(run.id), by=System()) is None
+    await silence()
+    assert run.id not in await hung(lab)
 
 
 async def test_looking_is_no_sign_of_life(lab: Laboratory):

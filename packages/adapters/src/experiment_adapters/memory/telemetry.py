@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby, islice
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from experiment_adapters.memory.layers import MemoryLayers
 from experiment_adapters.memory.sensors import MemorySensors
 from experiment_adapters.memory.series import StoredSeries
 from experiment_adapters.memory.store import Store, Transaction
+from experiment_domain import vigils
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.sensors import Sensor
@@ -239,6 +240,15 @@ class MemoryTelemetry(TelemetryStore):
             others=[self._store.profiles[profile_id] for profile_id in others if profile_id is not None],
             signals=frozenset(key[2] for key in self._store.series if key[:2] == (session.id, sensor.id)),
             takes_part=session.pin_of(sensor.id) is not None,
+            run_is_due_for_a_sign=self._is_due_for_a_sign(session.run_id),
+        )
+
+    def _is_due_for_a_sign(self, run_id: UUID) -> bool:
+        vigil = self._store.vigils.get(run_id)
+        return (
+            vigil is None
+            or vigil.warned_at is not None
+            or vigil.alive_at <= datetime.now(UTC) - vigils.READINGS_COUNT_EVERY
         )
 
     def _receipt(self, sensor_id: UUID, capture_session_id: UUID | None, key: str) -> Receipt | None:

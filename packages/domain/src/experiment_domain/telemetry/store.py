@@ -60,6 +60,8 @@ class Destination:
     """Those that the sensor has delivered there."""
     takes_part: bool = True
     """False where the session exists in a project of the sensor's, which was not bound when it started."""
+    run_is_due_for_a_sign: bool = True
+    """Whether the run was warned about, or its last sign of life is old enough to be renewed."""
 
     def is_late(self, received_at: datetime | None) -> bool:
         """Whether readings come late that were received now, or at a moment; refused where none may come any more."""

@@ -117,6 +117,8 @@ class TelemetryUseCases(UseCases):
             outcomes.append(_accepted(intake.receipt, duplicate=False))
         if intakes:
             self.uow.telemetry.append(*intakes)
+            for admission in filter(None, admissions):
+                self._keep_runs_alive(admission, intakes)
         return outcomes
 
     @requires(Permission.INGEST)
@@ -170,9 +172,8 @@ class TelemetryUseCases(UseCases):
             outcomes.append(_accepted(intake.receipt, duplicate=False))
         if intakes:
             self.uow.telemetry.append(*intakes)
-            runs = {destination.capture_session_id: destination.run_id for destination in admission.destinations}
-            if await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes)):
-                self.recorder.sign_of_life(runs[intakes[0].receipt.capture_session_id])
+            await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes))
+            self._keep_runs_alive(admission, intakes)
             await self._tell_of_late_ones(admission, intakes)
         return outcomes
 
@@ -354,20 +355,25 @@ class TelemetryUseCases(UseCases):
         sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=admission.future_tolerance)
         self._senders.note(token_hash, sender, self.recorder.clock.now())
 
-    async def _sign_of_life(self, admission: Admission, at: datetime) -> bool:
-        """The sensor is alive; whether this was due to be noted."""
+    def _keep_runs_alive(self, admission: Admission, intakes: Sequence[Intake]) -> None:
+        """Readings are signs of life of their run, whatever signs its sensor gave elsewhere."""
+        sessions = {intake.receipt.capture_session_id for intake in intakes}
+        for destination in admission.destinations:
+            if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions:
+                self.recorder.sign_of_life(destination.run_id)
+
+    async def _sign_of_life(self, admission: Admission, at: datetime) -> None:
+        """The sensor is alive."""
         sensor, now = admission.sensor, self.recorder.now
         if not sensor.seen(at=now).is_empty:
             # Admission holds the batch and the session, not the sensor: another batch may be the first one as well.
             held = await self.uow.sensors.get(sensor.id, Lock.UPDATE)
             sensor = sensor if held is None else held
             sensor.check_delivers()
-        is_due = sensor.is_due_for_a_sign(at)
-        if is_due:
+        if sensor.is_due_for_a_sign(at):
             # Of batches that find it due at the same moment, one gives the sign.
             self.uow.sensors.renew_sign_of_life(sensor.id, at, unless_since=at - SIGN_OF_LIFE_EVERY)
         await self.recorder.keep(self.uow.sensors, sensor.seen(at=now), "sensor", "activate")
-        return is_due
 
     async def _check_known(self, session: CaptureSession, query: ReadingQuery | EnvelopeQuery) -> None:
         """A series that has no readings yet is empty; one that can never have any is not found."""

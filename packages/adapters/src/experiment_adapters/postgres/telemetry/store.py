@@ -36,6 +36,7 @@ from experiment_domain.telemetry.store import (
     Series,
     TelemetryStore,
 )
+from experiment_domain.vigils import READINGS_COUNT_EVERY
 
 _MARKS_UNTIL = (
     "(SELECT extract(epoch FROM max(ends_at))::float8 * 1000000 FROM telemetry_marks WHERE sensor_id = sensors.id)"
@@ -59,7 +60,9 @@ WHERE series.capture_session_id = %s AND sensor_id = %s AND signal = %s
 _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
     " ARRAY(SELECT signal FROM telemetry_series AS series"
-    " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id), session.stopped_at"
+    " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id), session.stopped_at,"
+    " NOT EXISTS (SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND warned_at IS NULL"
+    f" AND alive_at > clock_timestamp() - interval '{READINGS_COUNT_EVERY.total_seconds()} seconds')"
 )
 _LAYER = "coalesce(layer.is_current, true)"
 # Of batches without a session, whatever one they went to, the latest last: a client that did not hear the answer sends
@@ -161,7 +164,7 @@ WHERE {HAS_TOKEN}
 
 _AT_SESSION = SENSORS.width + 3
 """Where the columns of a session begin in the row of an admission, after those of the sensor and of its receipts."""
-_AT_LAYER = 7
+_AT_LAYER = 8
 """Where, among those of a session, it says whether the profile that follows is that of the current layer."""
 
 FEW, HEADERS = 64, 20_000
@@ -478,7 +481,7 @@ def _admission(rows: Sequence[Row]) -> Admission:
 
 def _destination(rows: Sequence[Row]) -> Destination:
     """The session of rows that differ only in the layer of which each tells the profile."""
-    session_id, project_id, run_id, status, takes_part, signals, stopped_at, *_ = rows[0]
+    session_id, project_id, run_id, status, takes_part, signals, stopped_at, is_due, *_ = rows[0]
     profiles = [
         (is_current, CONVERSION_PROFILES.entity(tuple(profile)))
         for is_current, profile in ((row[_AT_LAYER], row[_AT_LAYER + 1 :]) for row in rows)
@@ -494,6 +497,7 @@ def _destination(rows: Sequence[Row]) -> Destination:
         others=[profile for is_current, profile in profiles if not is_current],
         signals=frozenset(signals),
         takes_part=takes_part,
+        run_is_due_for_a_sign=is_due,
     )
 
 
