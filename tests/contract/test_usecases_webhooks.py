@@ -232,8 +232,8 @@ async def test_the_dead_are_brought_back(lab: Laboratory):
 @pytest.mark.covers("webhooks.resume", "webhooks.get", "webhooks.history")
 async def test_410_disables_at_once(lab: Laboratory):
     async with Receiver().serving() as receiver:
-        receiver.answers["/"] = status(410)
-        made = await lab.webhook(url=receiver.url(), event_types=["experiment.created"])
+        receiver.answers["/as-good-as-a-password"] = status(410)
+        made = await lab.webhook(url=receiver.url("/as-good-as-a-password"), event_types=["experiment.created"])
         watching = await lab.webhook(url=receiver.url("/watching"), event_types=["webhook.*"])
         await lab.experiment()
         (gone,) = await settle(lab, made, 1)
@@ -244,7 +244,10 @@ async def test_410_disables_at_once(lab: Laboratory):
         assert (step.target, step.actor, step.reason) == ("disabled", "system", "its endpoint answered 410 Gone")
         (told,) = await settle(lab, watching, 1)
         assert told.event_type == "webhook.disabled"
-        assert json.loads(receiver.at("/watching")[0].body)["data"]["reason"] == "its endpoint answered 410 Gone"
+        said = json.loads(receiver.at("/watching")[0].body)["data"]
+        assert (said["reason"], said["origin"]) == ("its endpoint answered 410 Gone", receiver.url(""))
+        # All who may read the project hear of it, and only owners know the whole URL.
+        assert b"as-good-as-a-password" not in receiver.at("/watching")[0].body
         # What happens while it is disabled is not for it.
         await lab.experiment()
         await work_off_webhooks(lab.services, seconds=0.1)

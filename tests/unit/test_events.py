@@ -99,7 +99,7 @@ def test_data_are_json():
         "reason": None,
         "pins": [{"sensor_id": str(THING), "profile_id": None, "profile_version": None}],
     }
-    disabled = events.WebhookDisabled(reason="gone", url="https://hooks.example/", failing_since=AT)
+    disabled = events.WebhookDisabled(reason="gone", origin="https://hooks.example", failing_since=AT)
     assert disabled.facts()["failing_since"] == "2026-03-09T11:14:33.000007Z"
 
 

@@ -366,7 +366,7 @@ class WebhookDisabled(EventData):
     """The service has disabled a webhook whose endpoint is of no use."""
 
     reason: Annotated[str, "Why."]
-    url: Annotated[str, "The endpoint."]
+    origin: Annotated[str, "Where the endpoint is: scheme, host and port, without the rest of its URL."]
     failing_since: Annotated[datetime | None, "Since when it has done nothing but fail."]
 
 

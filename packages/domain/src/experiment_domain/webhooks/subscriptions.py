@@ -154,6 +154,12 @@ class WebhookSubscription(Entity):
         """An event of this subscription."""
         return Event.of(said, project_id=self.project_id, about=self.id, at=at)
 
+    @property
+    def origin(self) -> str:
+        """What of its URL may be told to all who read the project: the rest may be as good as a password."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
     def wants(self, event_type: str) -> bool:
         """Whether one of its filters lets events of a type through."""
         return any(lets_through(pattern, event_type) for pattern in self.event_types)
@@ -175,7 +181,7 @@ class WebhookSubscription(Entity):
 
     def disable(self, *, at: datetime, reason: str) -> Change["WebhookSubscription"]:
         """active → disabled, by the service."""
-        said = WebhookDisabled(reason=reason, url=self.url, failing_since=self.failing_since)
+        said = WebhookDisabled(reason=reason, origin=self.origin, failing_since=self.failing_since)
         return self._move(SubscriptionStatus.DISABLED, at, {}, self.event(said, at))
 
     def test(self, *, at: datetime) -> Event:
