@@ -4,16 +4,19 @@ import asyncio
 import csv
 import io
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import attrs
 import pyarrow as pa
 import pytest
 from litestar import Litestar
 from pyarrow import parquet
 
 from entities import SettableClock
+from experiment_adapters.auth.jwt import JwtSettings
 from experiment_adapters.exports.formats import FORMATS, CsvFormat
 from experiment_domain import System
 from experiment_domain.exports.files import COLUMNS
@@ -22,11 +25,14 @@ from experiment_domain.kernel.clock import SystemClock
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Services
 from experiment_domain.usecases.exporting import tidy_exports, work_off_exports
-from http_api import World, app_over, new_world, refusal, services_over
+from http_api import World, app_over, new_world, refusal, services_over, token_of
 
 NAUGHTY = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", 'a","=1', "＝1", "m/s²")
 NUMBERS = (0.0, -0.0, -273.15, 0.1, 1e308, 5e-324, -5e-324, 123456789.123456789)
 TYPES = {"csv": "text/csv", "json": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+
+
+LEEWAY: Any = attrs.fields_dict(JwtSettings)["leeway"].default
 
 
 class SmallCsv(CsvFormat):
@@ -202,7 +208,10 @@ async def test_raw_values_are_for_whom_the_policy_says(world: World, runner: obj
         await client.refused("POST", "/exports", 403, "raw_not_allowed", wanted(world, layer="raw"))
 
 
-async def test_a_download_breaks_off_where_it_is_forbidden_meanwhile(app: Litestar, units_of_work: UnitsOfWork) -> None:
+@pytest.mark.parametrize("by", ["policy", "token"])
+async def test_a_download_breaks_off_where_it_is_forbidden_meanwhile(
+    app: Litestar, units_of_work: UnitsOfWork, by: str
+) -> None:
     services = services_over(units_of_work, export_formats={**FORMATS, FileFormat.CSV: SmallCsv()})
     app = app_over(units_of_work, services=services)
     world = await new_world(app)
@@ -216,17 +225,20 @@ async def test_a_download_breaks_off_where_it_is_forbidden_meanwhile(app: Litest
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body" and message["body"]:
             sent.append(message["body"])
-            if len(sent) == 2:
+            if len(sent) == 2 and by == "policy":
                 await world.owner.done("PATCH", f"/projects/{world.project_id}", {"physical_only": True})
+            elif len(sent) == 2:
+                await asyncio.sleep(2.1)
 
     path = f"/api/v1/exports/{done['id']}/download"
+    token = world.editor.token if by == "policy" else token_of(world.names["editor"], exp=time.time() - LEEWAY + 2)
     scope = {
         "type": "http",
         "method": "GET",
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {world.editor.token}".encode())],
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
     }
     with pytest.raises(Exception, match="after response started"):
         await app(scope, receive, send)  # pyright: ignore[reportArgumentType]

@@ -219,10 +219,10 @@ async def export_history(work: Work, export_id: UUID) -> Sequence[StatusChange]:
 
 
 async def _pieces(call: Call, file: ExportFile) -> AsyncGenerator[bytes]:
-    """The file piece by piece; whether the caller may have it is asked again before each part."""
+    """The file piece by piece; whether the caller may have it, and their token counts, is asked before each part."""
     for part in file.parts:
         if part.number:
-            async with call.api.services.read(call.caller) as work:
+            async with call.api.services.read(await call.caller_now()) as work:
                 await work.exports.check_download(file.export.id)
         async with aclosing(call.api.services.export_files.chunks(part.name)) as pieces:
             async for piece in pieces:

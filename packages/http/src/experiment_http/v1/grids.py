@@ -160,8 +160,8 @@ async def read_grid(call: Call, run_id: UUID, query: GridParameters) -> Answer |
 async def _page(
     call: Call, run_id: UUID, question: GridQuestion, columns: Sequence[GridColumn] | None = None
 ) -> GridPage:
-    """A page, in a short unit of work of its own."""
-    async with call.api.services.read(call.caller) as work:
+    """A page, in a short unit of work of its own, while the caller's token counts."""
+    async with call.api.services.read(await call.caller_now()) as work:
         return await work.telemetry.grid(run_id, question, columns=columns)
 
 

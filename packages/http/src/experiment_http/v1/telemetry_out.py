@@ -127,8 +127,8 @@ class Place:
         return Place(query=query, layer=found.layer)
 
     async def read(self, call: Call, limit: int) -> LayerReadings:
-        """The readings that follow, in a short unit of work of their own."""
-        async with call.api.services.read(call.caller) as work:
+        """The readings that follow, in a short unit of work of their own, while the caller's token counts."""
+        async with call.api.services.read(await call.caller_now()) as work:
             return await work.telemetry.read(evolve(self.query, limit=limit), layer=self.layer)
 
 
