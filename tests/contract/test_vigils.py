@@ -151,6 +151,36 @@ async def test_readings_keep_their_run_whatever_else_their_sensor_does(lab: Labo
     assert run.id not in await hung(lab)
 
 
+async def test_a_limit_that_is_raised_counts_for_runs_that_were_warned_about(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(vigils, "LONGEST_GRACE", timedelta(seconds=SOON))
+    await lab.do(lambda work: work.projects.edit(lab.project.id, auto_close_after=SOON))
+    run = await lab.run(start=True)
+    await silence()
+    assert run.id in await warned(lab)
+    await lab.do(lambda work: work.projects.edit(lab.project.id, auto_close_after=LONG))
+    await silence()
+    assert run.id not in await hung(lab)
+    await lab.do(lambda work: work.projects.edit(lab.project.id, auto_close_after=SOON))
+    assert run.id in await hung(lab)
+
+
+@pytest.mark.postgres
+async def test_a_heartbeat_that_is_answered_keeps_its_run(postgres_units_of_work: UnitsOfWork):
+    lab = await Laboratory.open(postgres_units_of_work)
+    run = await lab.run(start=True, auto_close_after=SOON)
+    await silence()
+    await warned(lab)
+    await silence()
+    async with lab.services.begin(System()) as work:
+        assert await work.runs.time_out(run.id) is not None
+        beating = asyncio.create_task(lab.do(lambda work: work.runs.heartbeat(run.id), by=lab.editor))
+        await asyncio.wait([beating], timeout=0.3)
+    with pytest.raises(Conflict, match="failed"):
+        await beating
+
+
 async def test_looking_is_no_sign_of_life(lab: Laboratory):
     run = await lab.run(start=True, auto_close_after=SOON)
     await silence()

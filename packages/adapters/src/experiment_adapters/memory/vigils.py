@@ -43,7 +43,8 @@ class MemoryVigils(RunVigils):
             run_id
             for run_id, vigil, allowed in self._watched()
             if vigil.warned_at is not None
-            and vigil.warned_at < now - min(max(allowed, vigils.SHORTEST_GRACE), vigils.LONGEST_GRACE)
+            and max(vigil.warned_at, vigil.alive_at + allowed)
+            < now - min(max(allowed, vigils.SHORTEST_GRACE), vigils.LONGEST_GRACE)
         ][:most]
 
     async def is_hung(self, run_id: UUID) -> bool:

@@ -27,9 +27,12 @@ WITH silent AS (
 UPDATE run_vigils SET warned_at = clock_timestamp() FROM silent WHERE run_vigils.run_id = silent.run_id
 RETURNING run_vigils.run_id
 """
+# Asked of both: the limit may have been raised since the warning.
 _HUNG = f"""
 SELECT run_vigils.run_id {_WATCHED}
-    AND warned_at < clock_timestamp() - least(greatest(make_interval(secs => allowed.seconds), %s), %s)
+    AND greatest(warned_at, alive_at + make_interval(secs => allowed.seconds))
+        < clock_timestamp() - least(greatest(make_interval(secs => allowed.seconds), %s), %s)
+    AND warned_at IS NOT NULL
 """
 
 

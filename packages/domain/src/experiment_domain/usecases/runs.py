@@ -146,7 +146,8 @@ class RunUseCases(UseCases):
     @requires(Permission.EDIT)
     async def heartbeat(self, permit: Permit, run_id: UUID) -> Run:
         """A sign of life of a running run, whoever gives it; nothing else changes."""
-        run = await permit.holds(await self.uow.runs.get(run_id), "run")
+        # Held: whoever fails it for its silence has looked for signs of life before this one, or sees it.
+        run = await permit.holds(await self.uow.runs.get(run_id, Lock.SHARE), "run")
         run.check_running()
         self.recorder.sign_of_life(run_id)
         return run
