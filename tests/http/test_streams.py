@@ -12,6 +12,7 @@ import pytest
 from litestar import Litestar
 
 from experiment_adapters.auth.jwt import JwtSettings
+from experiment_domain.kernel.errors import Conflict
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_http import tails
 from experiment_http.v1 import telemetry_live
@@ -338,6 +339,45 @@ async def test_who_reads_too_slowly_gets_a_gap_and_can_fill_it(
     missed = [float(number) for number in range(20)][len(seen) :]
     async with readings(world, after=event.data["last_event_id"]) as stream:
         assert await values(stream, len(missed) + 1) == [*missed, 99.0]
+
+
+async def test_who_reads_too_slowly_is_told_of_the_end(
+    runner: object, units_of_work: UnitsOfWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "FRAMES", 5)
+    world = await new_world(app_over(units_of_work))
+    held = asyncio.Event()
+    async with readings(world) as quick, readings(world, held=held) as slow:
+        await quick.here()
+        for number in range(20):
+            await send(world, number * 10, float(number))
+            await quick.next()
+        await world.editor.done("POST", f"/capture-sessions/{world.session_id}/stop", {"outcome": "succeeded"})
+        assert (await quick.end())[-1].name == "end"
+        held.set()
+        assert [event.name for event in await slow.end()][-2:] == ["gap", "end"]
+
+
+async def test_what_others_have_lost_is_no_reset(world: World, runner: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, lose = telemetry_live.Session.read, False
+
+    async def losing(self: Any, *args: Any) -> Any:
+        nonlocal lose
+        if lose:
+            lose = False
+            raise Conflict("place_lost", "It is not known any more.")
+        return await read(self, *args)
+
+    monkeypatch.setattr(telemetry_live.Session, "read", losing)
+    async with readings(world) as stays:
+        await stays.here()
+        await send(world, 0, 1.0)
+        before = (await stays.next()).id
+        lose = True
+        await send(world, 10, 2.0)
+        assert (await stays.next()).name == "reset"
+        async with readings(world, headers={"Last-Event-ID": before}) as stream:
+            assert await values(stream, 1) == [2.0]
 
 
 async def test_slow_readers_of_events_miss_none(

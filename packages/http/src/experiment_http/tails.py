@@ -151,6 +151,11 @@ class Tail:
         """The number that the next frame will have."""
         return self._first + len(self._frames)
 
+    @property
+    def front(self) -> int:
+        """The number from which on somebody goes on who skips what is there: only the very last frame is for all."""
+        return self.end - 1 if self._is_over else self.end
+
     def since(self, number: int) -> Sequence[Frame]:
         """The frames from a number on, which is held."""
         return [self._frames[place] for place in range(number - self._first, len(self._frames))]
@@ -233,7 +238,11 @@ class Follower:
     skips: bool
     _number: int | None = None
     _target: Rest | None = None
-    _lost: int = 0
+    _lost: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # What the tail has lost before says nothing of where this one was.
+        self._lost = self.tail.lost
 
     async def next(self, seconds: float) -> "Sequence[Frame] | Skipped | Lost":
         """What comes next; nothing where nothing came in so many seconds."""
@@ -247,7 +256,7 @@ class Follower:
         await self.tail.wait(self._number, seconds)
         if not self.tail.holds(self._number):
             if self.skips:
-                self._number = self.tail.end
+                self._number = self.tail.front
                 return Skipped()
             self._number = None
             return ()
