@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from experiment_domain.telemetry.batches import micros
 from experiment_domain.telemetry.live import LivePart
 from experiment_domain.telemetry.store import Layer
 from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.usecases.compaction import compact_telemetry
 from experiment_domain.usecases.sensors import SensorWithToken
 from keeping import ask
 from laboratory import Laboratory, token_of
@@ -241,6 +243,35 @@ async def test_a_live_place_outlives_merging_or_is_lost(postgres_units_of_work: 
     with pytest.raises(Conflict) as refusal:
         await since(lab, session, before)
     assert refusal.value.code == "place_lost"
+
+
+@pytest.mark.postgres
+async def test_a_transaction_that_lasts_makes_no_place_unknown(
+    postgres_units_of_work: UnitsOfWork, module_postgres_url: str
+):
+    lab = await Laboratory.open(postgres_units_of_work)
+    made, session = await recording(lab)
+
+    async def compacted() -> int:
+        how = {"lag": timedelta(minutes=1), "quiet": timedelta(minutes=10), "least": 10}
+        return await compact_telemetry(lab.services, lambda: False, **how)
+
+    async with await psycopg.AsyncConnection.connect(module_postgres_url) as lasting:
+        await lasting.execute("SELECT pg_current_xact_id()")
+        for number in range(40):
+            await send(lab, made, session, 10 * number, float(number))
+        lab.clock.pass_by(3_600)
+        await compacted()
+        place = await latest(lab, session)
+        await send(lab, made, session, 1_000, 1.0)
+        assert values(await since(lab, session, place)) == [[1.0]]
+    lab.clock.pass_by(3_600)
+    assert await compacted() > 40  # what was left is found again
+    (series,) = await lab.ask(lambda work: work.telemetry.series(session.id))
+    assert series.count == 41
+    place = await latest(lab, session)
+    await send(lab, made, session, 2_000, 2.0)
+    assert values(await since(lab, session, place)) == [[2.0]]
 
 
 @pytest.mark.timeout(3600)

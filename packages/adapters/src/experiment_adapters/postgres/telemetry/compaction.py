@@ -34,6 +34,14 @@ SELECT coalesce(max(position), 0) FROM telemetry_series AS series CROSS JOIN LAT
 ) AS chunk
 WHERE series.capture_session_id = %s AND sensor_id = %s
 """
+# While a transaction lasts, places of live readings reach back to its beginning: were anything merged that came since
+# then, none of them would be known until it ends.
+_FIRST_UNSETTLED = """
+SELECT min(position) FROM telemetry_series AS series JOIN telemetry_chunks AS chunk
+    ON chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id
+WHERE series.capture_session_id = %s AND sensor_id = %s
+    AND transaction_id >= pg_snapshot_xmin(pg_current_snapshot())
+"""
 # Whoever works on the chunks of a series holds it so; batches do not mind, as they only refer to it.
 _SERIES = """
 SELECT id, compacted_to FROM telemetry_series WHERE capture_session_id = %s AND sensor_id = %s
@@ -169,6 +177,9 @@ class PostgresCompaction(Compaction):
         self._statements.write("SELECT pg_advisory_xact_lock(%s)", [lock_key(session_id)])
         # A statement of its own: it sees what was committed while the lock was waited for.
         last = await self._statements.ask(_LAST_POSITION, [session_id, pile.sensor_id]).value()
+        unsettled = await self._statements.ask(_FIRST_UNSETTLED, [session_id, pile.sensor_id]).value()
+        if unsettled is not None:
+            return evolve(pile, position=min(last, pile.position, unsettled - 1), is_settled=False)
         return evolve(pile, position=last if pile.is_settled else min(last, pile.position))
 
     async def merge(self, pile: Pile) -> int:
