@@ -20,7 +20,7 @@ from experiment_domain import Services, System, Work
 from experiment_domain.kernel.clock import SystemClock
 from experiment_domain.kernel.entity import Page
 from experiment_domain.kernel.errors import Conflict, Invalid, InvalidTransition, NotFound, Refusal, VersionMismatch
-from experiment_domain.usecases import webhook_deliveries
+from experiment_domain.usecases import delivering, webhook_deliveries
 from experiment_domain.usecases.delivering import work_off_webhooks
 from experiment_domain.usecases.webhooks import WEBHOOKS, WebhookWithSecret
 from experiment_domain.webhooks.deliveries import DeliveryStatus, WebhookAttempt, WebhookDelivery
@@ -227,6 +227,30 @@ async def test_the_dead_are_brought_back(lab: Laboratory):
                     else work.webhook_deliveries.redeliver(back[0].id)
                 )
             )
+
+
+async def test_an_idle_worker_hears_of_the_dead_that_are_brought_back(lab: Laboratory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivering, "IDLES_FOR", 10 * SOON)
+    async with Receiver().serving() as receiver:
+        receiver.answers["/"] = status(500)
+        made = await lab.webhook(url=receiver.url(), event_types=["experiment.created"])
+        await lab.experiment()
+        (dead,) = await settle(lab, made, 1)
+        receiver.answers["/"] = status(204)
+        assert dead.finished_at is not None
+        brought_back = False
+
+        async def is_delivered() -> bool:
+            nonlocal brought_back
+            if not brought_back:
+                await asyncio.sleep(1.0)  # the worker has looked, and found nothing
+                brought_back = True
+                since = dead.finished_at or dead.created_at
+                await lab.do(lambda work: work.webhook_deliveries.redeliver_dead(made.subscription.id, since=since))
+            (found,) = await deliveries(lab, made)
+            return found.status is DELIVERED
+
+        await work_until(lab, is_delivered)
 
 
 @pytest.mark.covers("webhooks.resume", "webhooks.get", "webhooks.history")

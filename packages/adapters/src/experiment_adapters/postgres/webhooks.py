@@ -7,7 +7,7 @@ from uuid import UUID
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.mapping import LOCKS, NAMES, Order, Table, columns_of, enum, page
 from experiment_adapters.postgres.repository import PostgresRepository
-from experiment_domain.kernel.entity import Lock, Page, Position
+from experiment_domain.kernel.entity import Change, Lock, Page, Position
 from experiment_domain.kernel.news import EVENTS
 from experiment_domain.webhooks.deliveries import (
     Cursor,
@@ -131,6 +131,11 @@ class PostgresWebhookDeliveries(PostgresRepository[WebhookDelivery], WebhookDeli
     def save(self, delivery: WebhookDelivery) -> None:
         super().save(delivery)
         self._statements.tell(EVENTS)
+
+    def save_all(self, changes: Sequence[Change[WebhookDelivery]], /) -> None:
+        super().save_all(changes)
+        if any(change.before is not None and change.before.status is DeliveryStatus.DEAD for change in changes):
+            self._statements.tell(EVENTS)  # brought back, they are due now
 
     def add_all(self, deliveries: Sequence[WebhookDelivery]) -> None:
         if deliveries:
