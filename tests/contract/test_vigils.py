@@ -100,11 +100,12 @@ async def test_a_heartbeat_within_the_grace_keeps_a_run(lab: Laboratory):
     assert run.id in await warned(lab)
 
 
-@pytest.mark.parametrize("sign", ["readings", "edit", "tag", "session", "metrics"])
+@pytest.mark.parametrize("sign", ["readings", "edit", "tag", "session", "bind", "unbind", "metrics"])
 async def test_readings_and_commands_are_signs_of_life(lab: Laboratory, sign: str):
     run = await lab.run(start=True, auto_close_after=SOON)
-    made = await lab.sensor(run)
+    made, other = await lab.sensor(run), await lab.sensor()
     session = await lab.session(run)
+    spare = await lab.sensor(run)  # it takes no part in the session
     await silence()
     assert run.id in await warned(lab)
     lab.clock.pass_by(60)
@@ -116,13 +117,18 @@ async def test_readings_and_commands_are_signs_of_life(lab: Laboratory, sign: st
         await lab.do(lambda work: work.runs.edit(run.id, tags=["odd"]))
     elif sign == "session":
         await lab.stop(session)
+    elif sign == "bind":
+        await lab.do(lambda work: work.runs.bind(run.id, other.sensor.id))
+    elif sign == "unbind":
+        await lab.do(lambda work: work.runs.unbind(run.id, spare.sensor.id))
     else:
         from experiment_domain.scalars import Logged
 
         await lab.do(lambda work: work.scalars.log(run.id, [Logged(name="loss", value=1.0)]))
-    await silence(0.01)
+    await silence()
     assert run.id not in await hung(lab)
     assert await lab.do(lambda work: work.runs.time_out(run.id), by=System()) is None
+    assert run.id in await warned(lab)  # anew
 
 
 @pytest.mark.parametrize("elsewhere", ["heartbeat", "other run", "clock"])

@@ -134,12 +134,14 @@ class Recorder:
             self.uow.events.record(*(RecordedEvent(id=self.ids.new(), event=event, actor=actor) for event in events))
 
     async def bound(self, run: Run, sensor_id: UUID) -> None:
-        """Record that a sensor was bound to a run."""
+        """Record that a sensor was bound to a run, which is alive."""
+        self.sign_of_life(run.id)
         await self.emit(run.binding(sensor_id, at=self.now))
         await self.audit("run", str(run.id), run.project_id, "bind", after={"sensor_id": str(sensor_id)})
 
     async def unbound(self, run: Run, sensor_id: UUID) -> None:
-        """Record that a sensor was unbound from a run."""
+        """Record that a sensor was unbound from a run, which is alive."""
+        self.sign_of_life(run.id)
         await self.emit(run.unbinding(sensor_id, at=self.now))
         await self.audit("run", str(run.id), run.project_id, "unbind", before={"sensor_id": str(sensor_id)})
 
