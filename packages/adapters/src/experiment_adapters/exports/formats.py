@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 BEGINS_FORMULA = frozenset("=+-@\t\r\n＝＋－＠")
 """What begins a cell that a spreadsheet takes for a formula (OWASP, "CSV Injection")."""
+# In much of Europe, spreadsheets part cells at semicolons, and do not heed quotes within such a cell.
+_FORMULA = re.compile(f"(^|;)(?= *[{re.escape(''.join(sorted(BEGINS_FORMULA)))}])")
 
 
 class CsvFormat(ExportFormat):
@@ -124,8 +127,7 @@ class ParquetFormat(ExportFormat):
 
 def _cell(text: str) -> str:
     """Text as a cell: quoted where it needs to be, and no formula."""
-    if text.lstrip(" ")[:1] in BEGINS_FORMULA:
-        text = "'" + text
+    text = _FORMULA.sub(r"\1'", text)
     written = io.StringIO()
     csv.writer(written).writerow([text, ""])  # alone on its line, an empty text would be quoted
     return written.getvalue().removesuffix(",\r\n")
