@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -12,8 +12,10 @@ import pytest
 from litestar import Litestar
 
 from experiment_adapters.auth.jwt import JwtSettings
-from experiment_domain.kernel.errors import Conflict
-from experiment_domain.unit_of_work import UnitsOfWork
+from experiment_domain.kernel.access import Principal
+from experiment_domain.kernel.errors import Conflict, Unavailable
+from experiment_domain.kernel.news import News
+from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_http import tails
 from experiment_http.v1 import telemetry_live
 from http_api import World, app_over, new_world, refusal, token_of
@@ -254,6 +256,35 @@ async def test_a_stream_ends_when_its_caller_may_see_it_no_longer(runner: object
     async with events(world, "editor", project_id=world.project_id) as stream:
         member = f"{project}/members/{world.names['editor']}"
         await _ends(stream, lambda: world.owner.done("DELETE", member), "not_found")
+
+
+class ReplicaAway(UnitsOfWork):
+    """Units of work of which a replica serves those for reads, until it is away."""
+
+    def __init__(self, units: UnitsOfWork) -> None:
+        self._units = units
+        self.is_away = False
+
+    @property
+    def news(self) -> News:
+        return self._units.news
+
+    def begin(self, principal: Principal, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
+        if read_only and self.is_away:
+            raise Unavailable("The replica is away.")
+        return self._units.begin(principal, read_only=read_only)
+
+
+async def test_a_stream_ends_while_the_replica_is_away(runner: object, units_of_work: UnitsOfWork) -> None:
+    units = ReplicaAway(units_of_work)
+    world = await new_world(app_over(units, **QUICK))
+    async with readings(world) as one, events(world, "editor", project_id=world.project_id) as other:
+        await one.here()
+        await other.here()
+        units.is_away = True
+        member = f"/projects/{world.project_id}/members/{world.names['editor']}"
+        await _ends(one, lambda: world.owner.done("DELETE", member), "not_found")
+        assert (await other.end())[-1].name == "refused"
 
 
 async def test_a_stream_ends_with_its_token(world: World, runner: object) -> None:

@@ -176,7 +176,8 @@ class LogView(View):
     async def check(self) -> None:
         """Refuse unless the token still counts; the caller's projects may have become others."""
         newer = first_id(time.time() - CLOCKS_DIFFER)
-        async with self.call.api.services.read(await self.call.caller_now()) as work:
+        # Where the events come from: a replica that is behind, or away, would let somebody go on who was removed.
+        async with self.call.api.services.begin(await self.call.caller_now()) as work:
             self.projects = await work.events.watch(self.query.project_id, types=self.query.types)
         self._newer = newer
         self._others = frozenset(each for each in self._others if each > newer)

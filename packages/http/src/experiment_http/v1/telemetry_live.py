@@ -149,7 +149,8 @@ class SessionView(View):
 
     async def check(self) -> None:
         """Refuse unless the token still counts and its owner may still see the layer."""
-        async with self.call.api.services.read(await self.call.caller_now()) as work:
+        # Where the readings come from: a replica that is behind, or away, would let somebody go on who was removed.
+        async with self.call.api.services.begin(await self.call.caller_now()) as work:
             self.watched = await work.live.watch(self.session.session_id, layer=self.query.layer)
 
     def sees(self, about: Any) -> bool:
