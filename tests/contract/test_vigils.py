@@ -16,6 +16,7 @@ from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Conflict, Forbidden, NotFound
 from experiment_domain.runs import Run, RunStatus
 from experiment_domain.telemetry.batches import micros
+from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.chores import time_out_hung_runs
 from experiment_domain.usecases.services import Services
@@ -155,6 +156,25 @@ async def test_readings_keep_their_run_whatever_else_their_sensor_does(lab: Labo
     assert await lab.do(lambda work: work.runs.time_out(run.id), by=System()) is None
     await silence()
     assert run.id not in await hung(lab)
+
+
+async def test_readings_that_are_stored_with_those_of_others_keep_their_runs(lab: Laboratory):
+    runs = [await lab.run(start=True, auto_close_after=SOON) for _ in range(2)]
+    offers: list[Offer] = []
+    for run in runs:
+        made = await lab.sensor(run)
+        session = await lab.session(run)
+        for number in range(2):
+            batch = a_batch(a_column([micros(later(number))], [1.0]), session=session.id)
+            if number == 0:
+                await lab.ingest(made, batch)
+            else:
+                offers.append(Offer(token_hash=token_of(made).token_hash, batch=batch))
+    await silence()
+    assert {run.id for run in runs} <= await warned(lab)
+    assert None not in await lab.do(lambda work: work.telemetry.ingest_at_once(offers), by=System())
+    await silence()
+    assert not {run.id for run in runs} & await hung(lab)
 
 
 async def test_a_limit_that_is_raised_counts_for_runs_that_were_warned_about(
