@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 from psycopg import sql
+from psycopg.errors import UndefinedTable
 
 from experiment_adapters.postgres import migrations
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
@@ -166,3 +167,14 @@ async def test_what_was_there_before_is_linked_and_kept(empty_url: str, runner: 
             assert [head.length for head in verified.heads] == [verified.records]  # what is new goes on where it ended
             timeline = await ask(units, lambda uow: uow.events.of("run/1", limit=10, after=None))
             assert [(told.event.type, told.actor) for told in timeline] == [("run.created", "")] * 6
+
+
+async def test_a_database_that_was_not_migrated_is_not_ready(empty_url: str, runner: object) -> None:
+    async with PostgresUnitsOfWork.open(empty_url) as units_of_work:
+        with pytest.raises(UndefinedTable) as raised:
+            await units_of_work.check()
+        migrations.upgrade(empty_url)
+        await units_of_work.check()
+    assert raised.value.__notes__ == [
+        "the database may not have the schema of this version: `experiment-service migrate` brings it there"
+    ]

@@ -31,6 +31,8 @@ _FULL = "The service's database has no room left right now: try again later."
 _READ_ONLY = "The service's database takes no changes right now: try again."
 _STANDBY = "the server that answers takes no changes: it is, or has become, a standby"
 """For the log: the driver's own words name a statement, and not what is wrong with the server."""
+_OTHER_SCHEMA = "the database may not have the schema of this version: `experiment-service migrate` brings it there"
+"""For the log, too: to whoever has forgotten it, a table that is missing looks like a fault of the program."""
 
 
 @contextmanager
@@ -64,13 +66,20 @@ def refusal_of(error: Exception) -> Refusal | Exception:
         case errors.DiskFull():
             return Unavailable(_FULL)
         case errors.ReadOnlySqlTransaction():
-            if _STANDBY not in getattr(error, "__notes__", ()):  # a failed transaction raises the same error again
-                error.add_note(_STANDBY)
+            _note(error, _STANDBY)
             return Unavailable(_READ_ONLY)
         case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow() | PoolClosed():
             return Unavailable(_AWAY)
         case psycopg.Error(sqlstate=None) if isinstance(error, psycopg.OperationalError):
             # Without a state it is the connection itself: refused, reset, timed out.
             return Unavailable(_AWAY)
+        case errors.UndefinedTable() | errors.UndefinedColumn():
+            _note(error, _OTHER_SCHEMA)
+            return error
         case _:
             return error
+
+
+def _note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):  # a failed transaction raises the same error again
+        error.add_note(note)

@@ -242,10 +242,13 @@ class PostgresUnitsOfWork(UnitsOfWork):
             self._news.tell(statements.news)
 
     async def check(self, *, read_only: bool = False) -> None:
-        """Ask the database, or the one to read from, for a sign of life. Raises `Unavailable`."""
+        """Ask the database, or the one to read from, whether it is there and has tables.
+
+        Raises `Unavailable` where it does not answer, and the driver's error where it has none.
+        """
         with refusals():
             async with (self._read_pool if read_only else self._pool).connection() as connection:
-                await connection.execute("SELECT 1")
+                await connection.execute("SELECT FROM projects LIMIT 0")  # one without tables is of no use
 
 
 def _parameters(settings: DatabaseSettings, url: str, writing: bool) -> dict[str, object]:
