@@ -333,6 +333,7 @@ async def test_who_may_not_ask_is_refused(lab: Laboratory):
     with pytest.raises(Refusal) as nowhere:
         await recorded.request()
     assert nowhere.value.code == "no_export_files"
+    assert "EXPERIMENT_EXPORTS_URL" in nowhere.value.detail
 
 
 async def test_a_user_has_only_so_many_under_way(lab: Laboratory):

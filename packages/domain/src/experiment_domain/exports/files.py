@@ -130,4 +130,6 @@ class NoExportFiles(ExportFiles):
 
 def nowhere() -> Refusal:
     """The refusal of exports where no place was given for them."""
-    return Refusal("no_export_files", "This service was given no place to keep exports in.")
+    return Refusal(
+        "no_export_files", "This service was given no place to keep exports in: EXPERIMENT_EXPORTS_URL names one."
+    )
