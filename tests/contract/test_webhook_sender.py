@@ -31,7 +31,10 @@ from receiver import (
 )
 
 PATIENT: dict[str, Any] = {"timeout": 1.0, "connect_timeout": 0.5}
-REFUSED = "its host has an address that webhooks are not sent to"
+REFUSED = (
+    "its host has an address that webhooks are not sent to"
+    " (public ones only, unless the service is set up otherwise: EXPERIMENT_WEBHOOK_ALLOW_PRIVATE)"
+)
 
 
 def message(url: str) -> WebhookMessage:

@@ -30,6 +30,7 @@ ANSWER_PATIENCE = 2.0
 RESOLVERS = 64
 """How many names are looked up at once: one that nobody answers for keeps no other one waiting."""
 ERROR_LENGTH = 300
+_PUBLIC_ONLY = "public ones only, unless the service is set up otherwise: EXPERIMENT_WEBHOOK_ALLOW_PRIVATE"
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The addresses of a host, as texts. Raises `OSError` where it has none."""
@@ -98,7 +99,7 @@ class HttpWebhookSender(WebhookSender):
         except TimeoutError:
             return _failed(began, f"there was no answer within {self._settings.timeout:g} seconds")
         except AddressRefused:
-            return _failed(began, "its host has an address that webhooks are not sent to")
+            return _failed(began, f"its host has an address that webhooks are not sent to ({_PUBLIC_ONLY})")
         except httpcore.ConnectTimeout:
             return _failed(began, f"there was no connection within {self._settings.connect_timeout:g} seconds")
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
