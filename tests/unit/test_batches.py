@@ -157,7 +157,10 @@ def test_the_latest_moment_is_allowed_and_the_next_one_is_not():
     _check(a_batch(a_column([newest], [1.0])))
     ((index, _, message),) = _errors(a_batch(a_column([newest, newest + 1], [1.0, 1.0])))
     assert index == 1
-    assert message == f"the timestamp is in the future: {later(1e-6).isoformat()}"
+    assert (
+        message
+        == f"the timestamp is in the future, beyond `future_tolerance` of the project: {later(1e-6).isoformat()}"
+    )
 
 
 @pytest.mark.parametrize("stamp", [EARLIEST - 1, LATEST + 1, -(2**63), 2**63 - 1])

@@ -227,7 +227,9 @@ def _bad_readings(column: Column, newest: int) -> Iterator[dict[str, Any]]:
         elif stamp > LATEST or stamp < EARLIEST:
             message = "the timestamp is outside the years 1 to 9999"
         elif stamp > newest:
-            message = f"the timestamp is in the future: {moment(stamp).isoformat()}"
+            message = (
+                f"the timestamp is in the future, beyond `future_tolerance` of the project: {moment(stamp).isoformat()}"
+            )
         else:
             continue
         yield {"index": column.index(place), "signal": column.signal, "message": message}
