@@ -114,6 +114,15 @@ def test_examples_of_bodies_are_read(operation: Operation) -> None:
     assert body is not None
 
 
+@pytest.mark.parametrize("name", ["NewProject", "ProjectEdit", "NewRun", "RunEdit"])
+def test_what_a_policy_says_is_described(name: str) -> None:
+    fields = document()["components"]["schemas"][name]["properties"]
+    policy = {"raw_readers", "physical_only", "auto_close_after", "future_tolerance"} & fields.keys()
+    assert "auto_close_after" in policy
+    for field in policy:
+        assert any("description" in part for part in (fields[field], *fields[field].get("anyOf", ()))), field
+
+
 def test_references_lead_somewhere() -> None:
     schemas = document()["components"]["schemas"]
     wanted = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document())))

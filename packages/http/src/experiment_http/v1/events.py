@@ -62,7 +62,7 @@ class CloudEvent(Struct, frozen=True):
 
 Kinds = Annotated[
     tuple[Annotated[str, Meta(max_length=TYPE_LENGTH, pattern=TYPE_PATTERN)], ...],
-    Meta(description="Of these types only, such as `run.started`."),
+    Meta(description="Of these types only, such as `run.started`; each is named in full, unlike at webhooks."),
 ]
 Projects = Annotated[
     tuple[UUID, ...], Meta(description="In these projects only; without any, in all that the caller may read.")

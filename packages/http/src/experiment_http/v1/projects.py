@@ -14,9 +14,18 @@ from experiment_http.answers import Paged, VersionedView, created, one
 from experiment_http.operations import Operations
 from experiment_http.pagination import PageQuery
 from experiment_http.structs import given
-from experiment_http.v1.values import ENTITY, MemberRole, Name, Request, Seconds
+from experiment_http.v1.values import ENTITY, MemberRole, Name, Request, Silence
 
-Tolerance = Annotated[float, Meta(gt=0, le=LONGEST_TOLERANCE)]
+Tolerance = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=LONGEST_TOLERANCE,
+        description="Seconds by which a reading may be ahead of the service's clock; 300 by default.",
+    ),
+]
+RawReaders = Annotated[list[MemberRole], Meta(description="Who may read raw values; by default editors and owners.")]
+PhysicalOnly = Annotated[bool, Meta(description="Whether nobody may read raw values, whatever their role.")]
 _POLICY: Mapping[str, Any] = {
     "name": "Turbine rig 4",
     "raw_readers": ["editor", "owner"],
@@ -32,9 +41,9 @@ class NewProject(Request, frozen=True):
     example: ClassVar[Mapping[str, Any]] = {"name": "Turbine rig 4", "auto_close_after": 3600}
 
     name: Name
-    raw_readers: list[MemberRole] | UnsetType = UNSET
-    physical_only: bool | UnsetType = UNSET
-    auto_close_after: Seconds | UnsetType | None = UNSET
+    raw_readers: RawReaders | UnsetType = UNSET
+    physical_only: PhysicalOnly | UnsetType = UNSET
+    auto_close_after: Silence | UnsetType | None = UNSET
     future_tolerance: Tolerance | UnsetType = UNSET
 
 
@@ -44,9 +53,9 @@ class ProjectEdit(Request, frozen=True):
     example: ClassVar[Mapping[str, Any]] = {"physical_only": True, "auto_close_after": None}
 
     name: Name | UnsetType = UNSET
-    raw_readers: list[MemberRole] | UnsetType = UNSET
-    physical_only: bool | UnsetType = UNSET
-    auto_close_after: Seconds | UnsetType | None = UNSET
+    raw_readers: RawReaders | UnsetType = UNSET
+    physical_only: PhysicalOnly | UnsetType = UNSET
+    auto_close_after: Silence | UnsetType | None = UNSET
     future_tolerance: Tolerance | UnsetType = UNSET
 
 

@@ -22,7 +22,7 @@ from experiment_http.v1.values import (
     Name,
     Reason,
     Request,
-    Seconds,
+    Silence,
     Sort,
     StatusChangeView,
     Tags,
@@ -58,7 +58,7 @@ class NewRun(Request, frozen=True):
     env: Json | UnsetType = UNSET
     notes: Text | UnsetType | None = UNSET
     participants: Tags | UnsetType = UNSET
-    auto_close_after: Seconds | UnsetType | None = UNSET
+    auto_close_after: Silence | UnsetType | None = UNSET
 
 
 class RunEdit(Request, frozen=True):
@@ -74,7 +74,7 @@ class RunEdit(Request, frozen=True):
     env: Json | UnsetType = UNSET
     notes: Text | UnsetType | None = UNSET
     participants: Tags | UnsetType = UNSET
-    auto_close_after: Seconds | UnsetType | None = UNSET
+    auto_close_after: Silence | UnsetType | None = UNSET
 
 
 class RunView(EntityView, frozen=True):

@@ -16,6 +16,13 @@ Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)]
 Text = Annotated[str, Meta(max_length=TEXT_LENGTH)]
 Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=TAG_LENGTH)]], Meta(max_length=TAGS)]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
+Silence = Annotated[
+    Seconds,
+    Meta(
+        description="Seconds without a sign of life after which a running run is warned about, and then failed:"
+        " see `POST /runs/{run_id}/heartbeat`. Null: of a project never, of a run as its project says."
+    ),
+]
 Reason = Annotated[str, Meta(max_length=1_000)]
 Json = dict[str, Any]
 Words = Annotated[
