@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import structlog
@@ -22,6 +22,7 @@ from experiment_http import paths
 from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
+RUN_STATUSES = "archived, draft, failed, finished, running"
 QUERIES = [(path, operation) for method, path, operation in documented() if method == "GET" and path.startswith(API)]
 
 
@@ -251,6 +252,29 @@ async def test_head_is_get_without_content(world: World, runner: object) -> None
     assert head.headers["etag"] == shown.headers["etag"]
     assert head.headers["content-length"] == str(len(shown.content))
     assert (await world.outsider.send("HEAD", f"/runs/{world.run_id}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "place", "choices"),
+    [
+        ("POST", "/runs:batch-status", {"run_ids": [str(uuid4())], "status": "x"}, "status", RUN_STATUSES),
+        ("GET", "/runs?status=running&status=x", None, "status[1]", RUN_STATUSES),
+        (
+            "POST",
+            "/exports",
+            {"project_id": str(uuid4()), "scope": {"status": ["x"]}, "format": "csv", "layer": "raw"},
+            "scope.status[0]",
+            RUN_STATUSES,
+        ),
+        ("PATCH", "/projects/{project}", {"raw_readers": ["x"]}, "raw_readers[0]", "editor, owner, viewer"),
+    ],
+)
+async def test_what_could_have_been_chosen_is_told(
+    world: World, runner: object, method: str, path: str, body: Any, place: str, choices: str
+) -> None:
+    path = path.format(project=world.project_id)
+    answer = await world.owner.refused(method, path, 422, "invalid", body)
+    assert answer["errors"] == [{"path": place, "message": f"is none of {choices}"}]
 
 
 async def test_times_are_utc_with_microseconds(world: World, runner: object) -> None:

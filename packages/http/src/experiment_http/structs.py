@@ -34,7 +34,7 @@ def invalid(error: msgspec.ValidationError, whole: str = "body", kind: Any = Any
         message, path = "is unknown", f"{path}.{found[1]}" if path else found[1]
     elif found := _MISSING.match(message):
         message, path = "is required", f"{path}.{found[1]}" if path else found[1]
-    elif (found := _ENUM.match(message)) and (values := sorted(_values(inspect.type_info(kind), path))):
+    elif (found := _ENUM.match(message)) and (values := sorted({*_values(inspect.type_info(kind), path)})):
         message = f"is none of {', '.join(values)}"
     else:
         message = message[:1].lower() + message[1:]
@@ -46,6 +46,8 @@ def _values(kind: inspect.Type, path: str) -> Iterator[str]:
     step = _STEP.match(path)
     rest = path[step.end() :] if step else ""
     match kind:
+        case inspect.Metadata(type=inner):
+            yield from _values(inner, path)
         case inspect.UnionType(types=types):
             for one in types:
                 yield from _values(one, path)

@@ -117,8 +117,6 @@ class TelemetryUseCases(UseCases):
             outcomes.append(_accepted(intake.receipt, duplicate=False))
         if intakes:
             self.uow.telemetry.append(*intakes)
-            for admission in filter(None, admissions):
-                self._keep_runs_alive(admission, intakes)
         return outcomes
 
     @requires(Permission.INGEST)
@@ -173,12 +171,16 @@ class TelemetryUseCases(UseCases):
         if intakes:
             self.uow.telemetry.append(*intakes)
             await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes))
-            self._keep_runs_alive(admission, intakes)
+            for run_id in self._runs_due_for_a_sign(admission, intakes):
+                self.recorder.sign_of_life(run_id)
             await self._tell_of_late_ones(admission, intakes)
         return outcomes
 
     def _plain(self, admission: Admission, batch: Batch) -> Intake | None:
-        """The intake of a batch that is new and in time, for series that exist, of a sensor known to be alive."""
+        """The intake of a batch that is new and in time, for series that exist, of a sensor and a run that live.
+
+        Signs of life are given by themselves: those of several runs at once would wait for each other in circles.
+        """
         now = self.recorder.now
         is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
         if is_known or not admission.sensor.seen(at=now).is_empty or admission.sensor.is_due_for_a_sign(now):
@@ -186,6 +188,8 @@ class TelemetryUseCases(UseCases):
         try:
             intake = self._intake(admission, batch, batch.key)
         except Refusal:
+            return None
+        if self._runs_due_for_a_sign(admission, [intake]):
             return None
         known = _signals(admission, intake)
         is_plain = not intake.is_late and all(chunk.column.signal in known for chunk in intake.chunks)
@@ -355,12 +359,14 @@ class TelemetryUseCases(UseCases):
         sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=admission.future_tolerance)
         self._senders.note(token_hash, sender, self.recorder.clock.now())
 
-    def _keep_runs_alive(self, admission: Admission, intakes: Sequence[Intake]) -> None:
-        """Readings are signs of life of their run, whatever signs its sensor gave elsewhere."""
+    def _runs_due_for_a_sign(self, admission: Admission, intakes: Sequence[Intake]) -> Sequence[UUID]:
+        """The runs that readings are to be signs of life of, whatever signs their sensor gave elsewhere."""
         sessions = {intake.receipt.capture_session_id for intake in intakes}
-        for destination in admission.destinations:
-            if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions:
-                self.recorder.sign_of_life(destination.run_id)
+        return [
+            destination.run_id
+            for destination in admission.destinations
+            if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions
+        ]
 
     async def _sign_of_life(self, admission: Admission, at: datetime) -> None:
         """The sensor is alive."""
