@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,12 +44,18 @@ async def stored(world: World) -> list[float]:
 
 
 class Units:
-    """Units of work of which it is known who began them; `waiting` holds them up, and `broken` lets none begin."""
+    """Units of work of which it is known who began them, and how many are under way.
+
+    `waiting` holds them up at the beginning, `ending` at the end, and `broken` lets none begin.
+    """
 
     def __init__(self, units: UnitsOfWork) -> None:
         self.began: list[Principal] = []
         self.waiting = asyncio.Event()
         self.waiting.set()
+        self.ending = asyncio.Event()
+        self.ending.set()
+        self.under_way = 0
         self.broken = False
         self._units = units
 
@@ -59,8 +66,11 @@ class Units:
         await self.waiting.wait()
         if self.broken:
             raise Unavailable("The database is away.")
+        self.under_way += 1
         async with self._units.begin(principal, read_only=read_only) as unit:
             yield unit
+            await self.ending.wait()
+        self.under_way -= 1
 
 
 def gathering_over(units: UnitsOfWork) -> tuple[Gathering, Units]:
@@ -130,6 +140,49 @@ async def test_what_comes_in_during_one_transaction_goes_into_the_next(
     assert all(outcome is not None and outcome.accepted == 1 for outcome in outcomes)
     assert units.began == [System()] * 3  # one, 64, and the rest
     assert len(await stored(world)) in (100, 101)
+
+
+async def test_one_transaction_begins_while_another_is_only_to_be_committed(
+    units_of_work: UnitsOfWork, world: World
+) -> None:
+    await send(world, batch(world, 0))
+    gathering, units = gathering_over(units_of_work)
+    units.ending.clear()
+
+    async def under_way(number: int) -> None:
+        async with asyncio.timeout(30):
+            while units.under_way != number:  # noqa: ASYNC110 - it is the state of others
+                await asyncio.sleep(0.001)
+
+    asked: list[asyncio.Task[Any]] = []
+    for stamp, number in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        asked.append(asyncio.create_task(gathering.store(offer(world, stamp))))
+        await under_way(number)
+        await asyncio.sleep(0.01)
+    assert (len(units.began), units.under_way) == (2, 2)
+    assert not any(one.done() for one in asked)
+    units.ending.set()
+    async with asyncio.timeout(30):
+        assert None not in await asyncio.gather(*asked)
+    assert len(units.began) == 3
+
+
+async def test_nobody_is_forgotten(units_of_work: UnitsOfWork, world: World) -> None:
+    """Whenever they come: before a transaction, while it lasts, or while it is only to be committed."""
+    await send(world, batch(world, 0))
+    gathering, units = gathering_over(units_of_work)
+    chance = random.Random(20261125)
+
+    async def sender(number: int) -> None:
+        for place in range(25):
+            await asyncio.sleep(chance.choice((0, 0, 0.001, 0.003)))
+            units.ending.clear() if chance.random() < 0.3 else units.ending.set()
+            asyncio.get_running_loop().call_later(chance.uniform(0, 0.003), units.ending.set)
+            assert await gathering.store(offer(world, 1 + number * 1_000 + place)) is not None
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(sender, range(6)))
+    assert len(await stored(world)) == 151
 
 
 async def test_the_same_batch_twice_is_not_for_one_transaction(units_of_work: UnitsOfWork, world: World) -> None:
