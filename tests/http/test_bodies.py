@@ -67,6 +67,12 @@ async def test_what_a_body_must_be(drafts: World, runner: object, method: str, p
         assert answer.status_code not in (400, 415, 422), answer.text
 
 
+async def test_it_is_said_what_a_body_has_at_least(drafts: World, runner: object) -> None:
+    path = f"/capture-sessions/{drafts.session_id}/stop"
+    told = refusal(await drafts.editor.send("POST", path), 400, "body_required")
+    assert told["detail"] == "This operation needs a body with outcome."
+
+
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
 async def test_bodies_are_bounded(drafts: World, runner: object, method: str, path: str, operation: Any) -> None:
     client = drafts.caller(operation)

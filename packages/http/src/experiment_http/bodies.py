@@ -10,6 +10,7 @@ from attrs import field, frozen
 from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 from litestar.types import Receive
 from msgspec import Struct
+from msgspec.structs import fields
 
 from experiment_http import strict_json
 from experiment_http.problems import Malformed, TooLarge, TooSlow, UnsupportedMediaType
@@ -92,8 +93,16 @@ async def read(
     if body:
         kind.decoder(headers.get(b"content-type", b""))
     elif kind.required:
-        raise Malformed("body_required", "This operation needs a body.")
+        raise Malformed("body_required", f"This operation needs a body{_least(kind.schema)}.")
     return body
+
+
+def _least(schema: Any) -> str:
+    """What a body has at least, where one struct says so."""
+    if not (isinstance(schema, type) and issubclass(schema, Struct)):
+        return ""
+    names = [one.encode_name for one in fields(schema) if one.required]
+    return f" with {', '.join(names)}" if names else ""
 
 
 async def _read_on(

@@ -207,7 +207,8 @@ async def rotate_webhook_secret(
 ) -> WebhookWithSecret:
     """Give a webhook a new secret, which is shown this once.
 
-    For a grace period, what is sent carries a signature of each secret, so that the receiver can change over.
+    For a grace period, what is sent carries a signature of each secret, so that the receiver can change over. Only the
+    last one before counts on: to rotate again within the grace period ends the one before that.
     """
     return await work.webhooks.rotate_secret(webhook_id, if_version=if_version, **given(body or SecretRotation()))
 
