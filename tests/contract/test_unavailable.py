@@ -10,6 +10,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from entities import fresh
 from experiment_adapters.postgres.errors import refusal_of, refusals
 from experiment_adapters.postgres.settings import DatabaseSettings
+from experiment_adapters.postgres.statements import Pool, Statements
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
@@ -77,3 +78,26 @@ async def test_one_caller_hears_of_a_restart(runner: asyncio.Runner, postgres_ur
                 ((made,),) = await (await connection.execute(f"SELECT count(*) {which}".encode())).fetchall()
             await connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {which}".encode())
         assert [await ask() for _ in range(20)].count(False) == 1
+
+
+async def test_others_are_not_tried_out_where_one_was_given_up(
+    runner: asyncio.Runner, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor where the timer goes off a little early, as those of uvloop do."""
+    loop, tried = asyncio.get_running_loop(), 0
+    call_later = loop.call_later
+
+    async def try_out(self: Pool) -> None:
+        nonlocal tried
+        tried += 1
+
+    monkeypatch.setattr(Pool, "try_out", try_out)
+    async with Pool(postgres_url, kwargs={"autocommit": True}, open=False) as pool:
+        statements = Statements(pool, in_transaction=False, patience=1.0)
+        await statements.ask("SELECT 1", ()).value()
+        monkeypatch.setattr(loop, "call_later", lambda delay, *args: call_later(delay / 2, *args))
+        with pytest.raises(Unavailable):
+            await statements.ask("SELECT pg_sleep(30)", ()).value()
+        monkeypatch.undo()
+        await statements.close()
+    assert tried == 0

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, LiteralString, cast
@@ -78,6 +77,7 @@ class Statements:
         self._connection: Connection | None = None
         self._open = False
         self._failure: psycopg.Error | None = None
+        self._gave_up = False
         self._topics: set[str] = set()
         self.news: set[str] = set()
 
@@ -116,14 +116,13 @@ class Statements:
         connection = self._connection or await self._connect()
         queue, self._queue = self._queue, []
         # The server's own time limits are of no use where it does not answer at all.
-        began = time.monotonic()
-        hang_up = asyncio.get_running_loop().call_later(self._patience, _hang_up, connection.fileno())
+        hang_up = asyncio.get_running_loop().call_later(self._patience, self._hang_up, connection.fileno())
         try:
             await self._send(connection, queue, commit=commit)
         except psycopg.Error as error:
             self._failure = error
             # The others would not answer either, where this one was given up.
-            if connection.broken and time.monotonic() < began + self._patience:
+            if connection.broken and not self._gave_up:
                 await self._pool.try_out()
             raise
         except BaseException:
@@ -178,8 +177,8 @@ class Statements:
             # A broken connection rolls back by itself; the pool replaces it.
             await connection.close()
 
-
-def _hang_up(descriptor: int) -> None:
-    """End a connection from outside: whoever waits for its answer is told at once that there will be none."""
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        connection.shutdown(socket.SHUT_RDWR)
+    def _hang_up(self, descriptor: int) -> None:
+        """End a connection from outside: whoever waits for its answer is told at once that there will be none."""
+        self._gave_up = True
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
