@@ -179,7 +179,7 @@ class TelemetryUseCases(UseCases):
     def _plain(self, admission: Admission, batch: Batch) -> Intake | None:
         """The intake of a batch that is new and in time, for series that exist, of a sensor and a run that live.
 
-        Signs of life are given by themselves: those of several runs at once would wait for each other in circles.
+        Signs of life are given by themselves: who holds that of one run would hold up the batches of all others.
         """
         now = self.recorder.now
         is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
