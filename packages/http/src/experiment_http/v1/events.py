@@ -106,7 +106,7 @@ class FeedForm(Form[EventPart]):
 
     def schema(self, refer: Callable[[type[Struct]], Mapping[str, Any]]) -> Mapping[str, Any]:
         """An object with the events and the cursor."""
-        following = {"type": ["string", "null"], "description": "`after`, where there is more by now."}
+        following = {"type": ["string", "null"], "description": "`after`, where there may be more by now."}
         after = {"type": "string", "description": "Where the feed goes on."}
         return list_schema(refer(CloudEvent), next_cursor=following, after=after)
 
