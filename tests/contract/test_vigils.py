@@ -159,7 +159,7 @@ async def test_readings_keep_their_run_whatever_else_their_sensor_does(lab: Labo
 
 
 async def test_readings_that_are_to_keep_their_run_are_not_stored_with_those_of_others(lab: Laboratory):
-    """Two transactions that keep the same runs alive could wait for each other."""
+    """Whoever holds the sign of life of one run would hold up the readings of the others."""
     runs = [await lab.run(start=True, auto_close_after=SOON) for _ in range(2)]
     offers: list[Offer] = []
     for run in runs:
