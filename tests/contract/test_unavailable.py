@@ -5,12 +5,12 @@ import asyncio
 import psycopg
 import pytest
 from psycopg import errors
-from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from entities import fresh
 from experiment_adapters.postgres.errors import refusal_of, refusals
 from experiment_adapters.postgres.settings import DatabaseSettings
-from experiment_adapters.postgres.statements import Pool, Statements
+from experiment_adapters.postgres.statements import Connection, Pool, Statements
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
@@ -101,3 +101,20 @@ async def test_others_are_not_tried_out_where_one_was_given_up(
         monkeypatch.undo()
         await statements.close()
     assert tried == 0
+
+
+async def test_a_connection_that_does_not_answer_is_parted_with(
+    runner: asyncio.Runner, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """And not asked for as long as it likes, while all others wait to be tried out."""
+
+    async def ask(connection: Connection) -> None:
+        await connection.execute("SELECT pg_sleep(30)")
+
+    monkeypatch.setattr("experiment_adapters.postgres.statements.TRIAL_LASTS", 0.2)
+    monkeypatch.setattr(AsyncConnectionPool, "check_connection", ask)
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        async with asyncio.timeout(20):
+            with pytest.raises(psycopg.OperationalError):
+                await Pool.check_connection(connection)
+        assert connection.broken

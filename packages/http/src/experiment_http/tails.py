@@ -187,6 +187,7 @@ class Tail:
                 async with self.limit:
                     self._rest = Rest(await self.source.latest(), self.end)
                 self.lost += 1
+                self._wake()
                 return
             for frame in found.frames:
                 self._add(frame)

@@ -15,6 +15,8 @@ from experiment_adapters.postgres.errors import refusals
 
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
+TRIAL_LASTS = 1.0
+"""Seconds within which an idle connection answers, or is parted with."""
 _Queued = tuple[str, Sequence[Any], "Answer | None", bool]
 
 
@@ -31,6 +33,15 @@ class Pool(AsyncConnectionPool[Connection]):
         if self._trial is None or self._trial.done():
             self._trial = asyncio.create_task(self.check())
             await asyncio.sleep(0)  # after which nobody is given any that has not been tried out
+
+    @staticmethod
+    async def check_connection(conn: Connection) -> None:
+        """Raise where a connection does not answer, in bounded time: the others wait to be tried out as well."""
+        hang_up = asyncio.get_running_loop().call_later(TRIAL_LASTS, _hang_up, conn.fileno())
+        try:
+            await AsyncConnectionPool.check_connection(conn)
+        finally:
+            hang_up.cancel()
 
 
 class Answer:
@@ -116,7 +127,7 @@ class Statements:
         connection = self._connection or await self._connect()
         queue, self._queue = self._queue, []
         # The server's own time limits are of no use where it does not answer at all.
-        hang_up = asyncio.get_running_loop().call_later(self._patience, self._hang_up, connection.fileno())
+        hang_up = asyncio.get_running_loop().call_later(self._patience, self._give_up, connection.fileno())
         try:
             await self._send(connection, queue, commit=commit)
         except psycopg.Error as error:
@@ -177,8 +188,12 @@ class Statements:
             # A broken connection rolls back by itself; the pool replaces it.
             await connection.close()
 
-    def _hang_up(self, descriptor: int) -> None:
-        """End a connection from outside: whoever waits for its answer is told at once that there will be none."""
+    def _give_up(self, descriptor: int) -> None:
         self._gave_up = True
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(descriptor)
+
+
+def _hang_up(descriptor: int) -> None:
+    """End a connection from outside: whoever waits for its answer is told at once that there will be none."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
