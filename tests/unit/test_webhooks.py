@@ -111,13 +111,13 @@ def test_some_are_not_tried_again(outcome: Outcome, kind: str):
 
 def test_an_endpoint_is_left_alone_longer_and_longer():
     endpoint, at, rests = a_subscription(), NOW, list[float]()
-    for _ in range(40):
+    for _ in range(50):
         endpoint = endpoint.answered(FAILED, POLICY, at=at)
         until = endpoint.blocked_until
         rests.append(0.0 if until is None else (until - at).total_seconds())
         at = max(at, until or at)
-    assert rests[:12] == [*[0.0] * 9, 5.0, 10.0, 20.0]
-    assert set(rests[17:]) == {600.0}
+    assert rests[:22] == [*[0.0] * 19, 5.0, 10.0, 20.0]
+    assert set(rests[27:]) == {600.0}
     assert (endpoint.failing_since, endpoint.version) == (NOW, 1)
     healed = endpoint.answered(TAKEN, POLICY, at=at)
     assert (healed.failures, healed.failing_since, healed.blocked_until) == (0, None, None)
