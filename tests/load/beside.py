@@ -119,8 +119,12 @@ async def beside(bench: Bench) -> list[Row]:
         note("raw", "raw chunks through psycopg", await chunks(bench, connection, other, is_whole=False))
         note("chunks", "chunks of both layers through psycopg", await chunks(bench, connection, other, is_whole=True))
         what = f"rows of both layers through psycopg, {ROWS:,} a statement"
-        note("rows", what, by_rows(bench, connection, STATEMENT_OF_VALUES, values_of_rows))
-        note("rows of arrays", f"{what}, as arrays", by_rows(bench, connection, STATEMENT_OF_ARRAYS, arrays_of_rows))
+        for key, form, statement, parameters in (
+            ("rows", what, STATEMENT_OF_VALUES, values_of_rows),
+            ("rows of arrays", f"{what}, as arrays", STATEMENT_OF_ARRAYS, arrays_of_rows),
+        ):
+            # In a thread: the idle connections of the generator are looked after meanwhile.
+            note(key, form, await asyncio.to_thread(by_rows, bench, connection, statement, parameters))
         measure, before = Measure(), size_of(connection)
         amount = await taken_in(bench, bench.pool, senders, measure)
         note("rest", f"REST, one process, {CLIENTS} clients", amount, measure)
