@@ -73,6 +73,8 @@ SELECT capture_session_id, series_id, position, %s, %s, %s, %s, %s, %s, %s, %s, 
 """
 Amount = tuple[int, float]
 """Readings, and the seconds that they took."""
+Note = Callable[[str, str, Amount, Measure | None], None]
+"""Notes an amount: its key, what it is of, and how its requests went."""
 
 
 @frozen
@@ -111,6 +113,7 @@ async def beside(bench: Bench) -> list[Row]:
         errors = ", ".join(f"{number}× {error}" for error, number in measure.errors.most_common(3)) if measure else ""
         rows.append(("beside", what, f"{rates[key]:,.0f}", f"{readings:,}", "", "", "", "", errors or "0"))
 
+    await each_alone(bench, rates, note)
     recordings = await start(bench, "Beside", CLIENTS + 1)
     *senders, other = recordings
     url = database_of(bench.up.data_dir)
@@ -131,32 +134,42 @@ async def beside(bench: Bench) -> list[Row]:
         per_reading = (size_of(connection) - before) / amount[0]
     measure = Measure()
     note("sockets", f"WebSocket, one process, {CLIENTS} clients", await by_sockets(bench, senders, measure), measure)
-    processes = os.cpu_count() or 1
-    with another_api(bench.up, url, processes) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
-        measure = Measure()
-        amount = await taken_in(bench, pool, senders, measure)
-        note("rest of all", f"REST, {processes} processes, {CLIENTS} clients", amount, measure)
-    # How many processes make the most of a machine is for whoever sets it up to say.
-    rates["rest at best"] = max(rates["rest"], rates["rest of all"])
-    if shutil.which("influxd") is None:
-        bench.notes.append("InfluxDB is left out: there is no influxd on the path (Debian: apt-get install influxdb)")
-    else:
-        # What tells whose readings they are is a part of them: with one letter for it, they are not the same ones.
-        whole = [f"reading,capture_session={one.session_id},sensor={one.sensor_id},signal=value" for one in senders]
-        short = [f"reading,sensor={place}" for place in range(CLIENTS)]
-        for key, what, series in (("influx", "", whole), ("influx, short", ", one tag of one letter", short)):
-            with influx(bench.up.home) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
-                measure = Measure()
-                amount = await by_lines(min(bench.seconds, LINES_FOR), pool, series, measure)
-                note(key, f"InfluxDB, {CLIENTS} clients{what}", amount, measure)
-        ratio = rates["rest at best"] / rates["influx, short"]
-        bench.notes.append(f"REST ÷ InfluxDB that is not told of sessions, sensors and signals: {ratio:.2f}")
     bench.notes.extend(bar.told(rates) for bar in BARS)
     missed = "" if per_reading <= BYTES else " MISSED"
     bench.notes.append(
         f"bytes per reading, both layers, receipts and indexes: {per_reading:.1f} (bar: {BYTES}){missed}"
     )
     return rows
+
+
+async def each_alone(bench: Bench, rates: dict[str, float], note: Note) -> None:
+    """REST and InfluxDB, each on a machine that has nothing else to do, neither for what was stored before."""
+    processes = os.cpu_count() or 1
+    with bench.another("alone", {}) as alone:
+        senders = await start(alone, "Alone", CLIENTS)
+        measure = Measure()
+        amount = await taken_in(alone, alone.pool, senders, measure)
+        note("rest alone", f"REST alone, one process, {CLIENTS} clients", amount, measure)
+        url = database_of(alone.up.data_dir)
+        with another_api(alone.up, url, processes) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
+            measure = Measure()
+            amount = await taken_in(alone, pool, senders, measure)
+            note("rest of all", f"REST alone, {processes} processes, {CLIENTS} clients", amount, measure)
+    # How many processes make the most of a machine is for whoever sets it up to say.
+    rates["rest at best"] = max(rates["rest alone"], rates["rest of all"])
+    if shutil.which("influxd") is None:
+        bench.notes.append("InfluxDB is left out: there is no influxd on the path (Debian: apt-get install influxdb)")
+        return
+    # What tells whose readings they are is a part of them: with one letter for it, they are not the same ones.
+    whole = [f"reading,capture_session={one.session_id},sensor={one.sensor_id},signal=value" for one in senders]
+    short = [f"reading,sensor={place}" for place in range(CLIENTS)]
+    for key, what, series in (("influx", "", whole), ("influx, short", ", one tag of one letter", short)):
+        with influx(bench.up.home) as port, closing(Pool("127.0.0.1", port, CLIENTS)) as pool:
+            measure = Measure()
+            amount = await by_lines(min(bench.seconds, LINES_FOR), pool, series, measure)
+            note(key, f"InfluxDB alone, {CLIENTS} clients{what}", amount, measure)
+    ratio = rates["rest at best"] / rates["influx, short"]
+    bench.notes.append(f"REST ÷ InfluxDB that is not told of sessions, sensors and signals: {ratio:.2f}")
 
 
 async def chunks(bench: Bench, connection: psycopg.Connection, recording: Recording, *, is_whole: bool) -> Amount:
