@@ -489,11 +489,12 @@ def test_the_demo_goes_on_after_passing_faults(home: Path, capsys: pytest.Captur
         Thread(target=server.serve_forever, daemon=True).start()
         demo = Demo(f"http://127.0.0.1:{server.server_port}", "x.y.z", home)
         feeding = Thread(target=demo._feed, args=({"sensor_token": "x"}, str(uuid4())), daemon=True)
+        demo._thread = feeding  # it is waited for before the client is closed
         feeding.start()
         until(lambda: Flaky.asked >= Flaky.refusals + 3)
         assert feeding.is_alive()
         demo.stop()
-        feeding.join(5)
+        assert not feeding.is_alive()
         server.shutdown()
     said = capsys.readouterr().err
     assert said.startswith("the demo's readings wait: the service refused POST /telemetry: 503 unavailable: Busy.")
