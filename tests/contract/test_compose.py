@@ -8,6 +8,7 @@ import pytest
 from experiment_adapters.compose import authenticator, composed, spool
 from experiment_adapters.settings import Settings, SettingsError
 from experiment_domain import System
+from experiment_domain.exports.files import NoExportFiles
 from experiment_domain.kernel.errors import Unavailable
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -23,6 +24,12 @@ def test_what_is_missing_is_named():
         authenticator(nothing)
     with pytest.raises(SettingsError, match=r"^EXPERIMENT_SECRET_KEY is not set: .*`openssl rand -hex 32` makes one"):
         nothing.need_secret_key()
+
+
+def test_it_is_said_what_names_a_place_for_exports():
+    files = composed(Settings.from_environment({"EXPERIMENT_DATABASE_URL": NOWHERE})).services.export_files
+    assert isinstance(files, NoExportFiles)
+    assert files.nowhere().detail.endswith("no place to keep exports in. EXPERIMENT_EXPORTS_URL names one.")
 
 
 async def test_the_database_is_there_while_it_is_open(runner: asyncio.Runner, postgres_url: str):

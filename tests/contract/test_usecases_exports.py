@@ -329,11 +329,11 @@ async def test_who_may_not_ask_is_refused(lab: Laboratory):
         await recorded.request(ExportScope(tags=[str(number) for number in range(CHOICES + 1)]))
     with pytest.raises(Invalid):
         await recorded.request(ExportScope(git_shas=["no commit"]))
-    lab.services = evolve(lab.services, export_files=NoExportFiles())
+    lab.services = evolve(lab.services, export_files=NoExportFiles("A folder is one."))
     with pytest.raises(Refusal) as nowhere:
         await recorded.request()
     assert nowhere.value.code == "no_export_files"
-    assert "EXPERIMENT_EXPORTS_URL" in nowhere.value.detail
+    assert nowhere.value.detail == "This service was given no place to keep exports in. A folder is one."
 
 
 async def test_a_user_has_only_so_many_under_way(lab: Laboratory):

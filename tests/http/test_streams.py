@@ -347,17 +347,24 @@ async def test_who_does_not_read_is_cut_off(world: World, runner: object) -> Non
     held.set()
 
 
-async def test_who_reads_too_slowly_gets_a_gap_and_can_fill_it(
-    runner: object, units_of_work: UnitsOfWork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tails, "FRAMES", 5)
-    world = await new_world(app_over(units_of_work))
+@asynccontextmanager
+async def overtaken(world: World) -> AsyncGenerator[tuple[Stream, Stream, asyncio.Event]]:
+    """A reader that has read twenty batches, and one that has not, and takes what comes when the event is set."""
     held = asyncio.Event()
     async with readings(world) as quick, readings(world, held=held) as slow:
         await quick.here()
         for number in range(20):
             await send(world, number * 10, float(number))
             assert await values(quick, 1) == [float(number)]
+        yield quick, slow, held
+
+
+async def test_who_reads_too_slowly_gets_a_gap_and_can_fill_it(
+    runner: object, units_of_work: UnitsOfWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "FRAMES", 5)
+    world = await new_world(app_over(units_of_work))
+    async with overtaken(world) as (_, slow, held):
         held.set()
         event = await slow.next()
         seen: list[float] = []
@@ -377,12 +384,7 @@ async def test_who_reads_too_slowly_is_told_of_the_end(
 ) -> None:
     monkeypatch.setattr(tails, "FRAMES", 5)
     world = await new_world(app_over(units_of_work))
-    held = asyncio.Event()
-    async with readings(world) as quick, readings(world, held=held) as slow:
-        await quick.here()
-        for number in range(20):
-            await send(world, number * 10, float(number))
-            await quick.next()
+    async with overtaken(world) as (quick, slow, held):
         await world.editor.done("POST", f"/capture-sessions/{world.session_id}/stop", {"outcome": "succeeded"})
         assert (await quick.end())[-1].name == "end"
         held.set()

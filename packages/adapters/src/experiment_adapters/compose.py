@@ -102,7 +102,7 @@ def _box(settings: Settings) -> SecretBox:
 def _export_files(settings: Settings) -> ExportFiles:
     """Where exports are kept; without a URL, nowhere. Raises `SettingsError` where the place cannot be used."""
     if settings.exports.url is None:
-        return NoExportFiles()
+        return NoExportFiles(f"{PREFIX}EXPORTS_URL names one.")
     from experiment_adapters.exports.files import files_at  # noqa: PLC0415 - only who has such a place needs it
 
     try:

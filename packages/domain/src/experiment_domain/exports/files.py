@@ -109,11 +109,20 @@ class ExportFiles(Protocol):
 
 
 class NoExportFiles(ExportFiles):
-    """What there is where no place was given: nothing can be exported."""
+    """What there is where no place was given: nothing can be exported. `remedy` says how one is given."""
+
+    def __init__(self, remedy: str = "") -> None:
+        self._remedy = remedy
+
+    def nowhere(self) -> Refusal:
+        """The refusal of exports."""
+        return Refusal(
+            "no_export_files", f"This service was given no place to keep exports in. {self._remedy}".rstrip()
+        )
 
     async def put(self, name: str, data: bytes) -> None:  # noqa: ARG002
         """Refuse."""
-        raise nowhere()
+        raise self.nowhere()
 
     async def chunks(self, name: str) -> AsyncGenerator[bytes]:
         """Refuse."""
@@ -126,10 +135,3 @@ class NoExportFiles(ExportFiles):
 
     async def delete(self, names: Collection[str]) -> None:
         """Nothing to do."""
-
-
-def nowhere() -> Refusal:
-    """The refusal of exports where no place was given for them."""
-    return Refusal(
-        "no_export_files", "This service was given no place to keep exports in: EXPERIMENT_EXPORTS_URL names one."
-    )

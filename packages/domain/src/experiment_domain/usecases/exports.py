@@ -5,7 +5,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from experiment_domain.exports.files import ExportFiles, ExportPolicy, NoExportFiles, nowhere
+from experiment_domain.exports.files import ExportFiles, ExportPolicy, NoExportFiles
 from experiment_domain.exports.jobs import (
     CLAIM_LASTS,
     SETTLES_AFTER,
@@ -64,7 +64,7 @@ class ExportUseCases(UseCases):
         await permit.holds(await self.uow.projects.get(project_id, Lock.UPDATE), "project")
         await self._check_layer(permit, project_id, layer)
         if isinstance(self._files, NoExportFiles):
-            raise nowhere()
+            raise self._files.nowhere()
         scope.check()
         await self._check_named(project_id, scope)
         under_way = await self.uow.exports.under_way(project_id, reader.id)

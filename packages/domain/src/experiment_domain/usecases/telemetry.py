@@ -171,8 +171,11 @@ class TelemetryUseCases(UseCases):
         if intakes:
             self.uow.telemetry.append(*intakes)
             await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes))
-            for run_id in self._runs_due_for_a_sign(admission, intakes):
-                self.recorder.sign_of_life(run_id)
+            sessions = {intake.receipt.capture_session_id for intake in intakes}
+            for destination in admission.destinations:
+                # Whatever signs their sensor gave elsewhere.
+                if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions:
+                    self.recorder.sign_of_life(destination.run_id)
             await self._tell_of_late_ones(admission, intakes)
         return outcomes
 
@@ -185,11 +188,11 @@ class TelemetryUseCases(UseCases):
         is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
         if is_known or not admission.sensor.seen(at=now).is_empty or admission.sensor.is_due_for_a_sign(now):
             return None
+        if any(destination.run_is_due_for_a_sign for destination in admission.destinations):
+            return None
         try:
             intake = self._intake(admission, batch, batch.key)
         except Refusal:
-            return None
-        if self._runs_due_for_a_sign(admission, [intake]):
             return None
         known = _signals(admission, intake)
         is_plain = not intake.is_late and all(chunk.column.signal in known for chunk in intake.chunks)
@@ -358,15 +361,6 @@ class TelemetryUseCases(UseCases):
         sensor = admission.sensor
         sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=admission.future_tolerance)
         self._senders.note(token_hash, sender, self.recorder.clock.now())
-
-    def _runs_due_for_a_sign(self, admission: Admission, intakes: Sequence[Intake]) -> Sequence[UUID]:
-        """The runs that readings are to be signs of life of, whatever signs their sensor gave elsewhere."""
-        sessions = {intake.receipt.capture_session_id for intake in intakes}
-        return [
-            destination.run_id
-            for destination in admission.destinations
-            if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions
-        ]
 
     async def _sign_of_life(self, admission: Admission, at: datetime) -> None:
         """The sensor is alive."""

@@ -175,9 +175,10 @@ class PostgresCompaction(Compaction):
     async def hold(self, pile: Pile) -> Pile:
         session_id = pile.capture_session_id
         self._statements.write("SELECT pg_advisory_xact_lock(%s)", [lock_key(session_id)])
-        # A statement of its own: it sees what was committed while the lock was waited for.
+        # Statements of their own: they see what was committed while the lock was waited for.
+        lasting = self._statements.ask(_FIRST_UNSETTLED, [session_id, pile.sensor_id])
         last = await self._statements.ask(_LAST_POSITION, [session_id, pile.sensor_id]).value()
-        unsettled = await self._statements.ask(_FIRST_UNSETTLED, [session_id, pile.sensor_id]).value()
+        unsettled = await lasting.value()
         if unsettled is not None:
             return evolve(pile, position=min(last, pile.position, unsettled - 1), is_settled=False)
         return evolve(pile, position=last if pile.is_settled else min(last, pile.position))
