@@ -16,6 +16,7 @@ from experiment_domain.kernel.access import System
 from experiment_domain.kernel.clock import SystemClock
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY, new_token, token_hash
+from experiment_domain.telemetry.admissions import Admissions
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.telemetry.store import Layer, Offer, ReadingQuery
 from experiment_domain.usecases.sensors import SensorWithToken
@@ -26,12 +27,18 @@ GAP = math.nan
 
 
 async def _recording(lab: Laboratory, **values: Any) -> tuple[SensorWithToken, CaptureSession]:
-    """A sensor that has given a sign of life just now, by a batch."""
+    """A sensor of which it is known what it delivers, and that has given a sign of life just now."""
     run = await lab.run(start=True)
     made = await lab.sensor(run, **values)
     session = await lab.session(run)
-    await lab.ingest(made, a_batch(a_column([0], [0.0]), session=session.id))
+    await _deliver(lab, made, session)
     return made, session
+
+
+async def _deliver(lab: Laboratory, made: SensorWithToken, session: CaptureSession, signal: str = "value") -> None:
+    """Batches by themselves: the first one makes the series and the sensor active, the second one finds both."""
+    for name in "ab":
+        await lab.ingest(made, a_batch(a_column([0], [0.0], signal), session=session.id, batch_id=f"{signal} {name}"))
 
 
 def _offer(made: SensorWithToken, batch: Batch) -> Offer:
@@ -55,12 +62,12 @@ async def _stored(
 @pytest.mark.covers("telemetry.ingest_at_once")
 async def test_batches_of_many_sensors_are_kept_together(lab: Laboratory):
     plain, plain_session = await _recording(lab)
-    await lab.ingest(plain, a_batch(a_column([4], [6.0], "other"), session=plain_session.id))
+    await _deliver(lab, plain, plain_session, "other")
     run = await lab.run(start=True)
     scaled = await lab.sensor(run)
     await lab.profile(scaled, 2.0, 1.0, valid_range={"max": 10.0})
     scaled_session = await lab.session(run)
-    await lab.ingest(scaled, a_batch(a_column([0], [0.0]), session=scaled_session.id))
+    await _deliver(lab, scaled, scaled_session)
     outcomes = await _at_once(
         lab,
         _offer(plain, a_batch(a_column([1, 2], [1.5, -0.0]), a_column([5], [7.0], "other"), session=plain_session.id)),
@@ -74,7 +81,7 @@ async def test_batches_of_many_sensors_are_kept_together(lab: Laboratory):
         for session, accepted in ((plain_session, 3), (scaled_session, 3), (scaled_session, 1), (plain_session, 2))
     ]
     assert await _stored(lab, plain, plain_session) == {0: 0.0, 1: 1.5, 2: -0.0, 9: 2.0}
-    assert await _stored(lab, plain, plain_session, signal="other") == {4: 6.0, 5: 7.0}
+    assert await _stored(lab, plain, plain_session, signal="other") == {0: 0.0, 5: 7.0}
     assert await _stored(lab, scaled, scaled_session) == {0: 0.0, 1: 4.0, 2: 5.0, 3: 100.0}
     physical = await _stored(lab, scaled, scaled_session, Layer.PHYSICAL)
     assert {stamp: value for stamp, value in physical.items() if not math.isnan(value)} == {0: 1.0, 1: 9.0, 2: 11.0}
@@ -129,6 +136,100 @@ async def test_what_has_more_to_it_is_left_alone(lab: Laboratory):
 
 async def _accepted(session: CaptureSession) -> list[Accepted]:
     return [Accepted(capture_session_id=session.id, accepted=1, late=0, duplicate=False)]
+
+
+async def _narrow(lab: Laboratory, made: SensorWithToken, _: CaptureSession) -> None:
+    await lab.do(lambda work: work.sensors.edit(made.sensor.id, signals=["other"]))
+
+
+async def _rename(lab: Laboratory, made: SensorWithToken, _: CaptureSession) -> None:
+    await lab.do(lambda work: work.sensors.edit(made.sensor.id, name="another"))
+
+
+async def _rotate(lab: Laboratory, made: SensorWithToken, _: CaptureSession) -> None:
+    await lab.do(lambda work: work.sensors.rotate_token(made.sensor.id, grace=0.0))
+
+
+async def _retire(lab: Laboratory, made: SensorWithToken, session: CaptureSession) -> None:
+    await lab.stop(session)
+    await lab.do(lambda work: work.sensors.retire(made.sensor.id))
+
+
+async def _deactivate(lab: Laboratory, made: SensorWithToken, _: CaptureSession) -> None:
+    await lab.do(lambda work: work.sensors.deactivate(made.sensor.id))
+
+
+async def _tolerate_more(lab: Laboratory, *_: object) -> None:
+    await lab.do(lambda work: work.projects.edit(lab.project.id, future_tolerance=3_600.0))
+
+
+async def _stop(lab: Laboratory, _: SensorWithToken, session: CaptureSession) -> None:
+    await lab.stop(session)
+
+
+async def _delete(lab: Laboratory, _: SensorWithToken, session: CaptureSession) -> None:
+    await lab.stop(session, CaptureStatus.FAILED)
+    await lab.do(lambda work: work.captures.delete(session.id))
+
+
+async def _nothing(*_: object) -> None:
+    """Nothing."""
+
+
+async def _publish(lab: Laboratory, made: SensorWithToken, _: CaptureSession) -> None:
+    await lab.profile(made, 3.0, 0.0)
+
+
+@pytest.mark.covers("telemetry.ingest_at_once")
+@pytest.mark.parametrize(
+    ("change", "is_kept", "refused"),
+    [
+        (_nothing, True, None),
+        (_publish, True, None),  # the session has its pins
+        (_rename, False, None),
+        (_tolerate_more, False, None),
+        (_stop, False, None),
+        (_narrow, False, "bad_readings"),
+        (_rotate, False, "unauthenticated"),
+        (_retire, False, "sensor_retired"),
+        (_deactivate, False, "sensor_inactive"),
+        (_delete, False, "not_found"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_was_found_before_is_asked_of_again(
+    lab: Laboratory, change: Any, is_kept: bool, refused: str | None, elsewhere: bool
+):
+    """Whatever has changed since the last batch, in this process or in another one."""
+    made, session = await _recording(lab)
+    here = lab.services
+    if elsewhere:
+        lab.services = evolve(here, admissions=Admissions())
+    await change(lab, made, session)
+    lab.services = here
+    offer = _offer(made, a_batch(a_column([1], [1.0]), session=session.id))
+    assert await _at_once(lab, offer) == (await _accepted(session) if is_kept else [None])
+    if refused is not None:
+        with pytest.raises(Refusal) as refusal:
+            await lab.ingest(made, offer.batch)
+        assert refusal.value.code == refused
+        assert await _at_once(lab, offer) == [None]
+    elif not is_kept:
+        assert not (await lab.ingest(made, offer.batch)).duplicate
+        again = _offer(made, a_batch(a_column([2], [2.0]), session=session.id))
+        # By what the one by itself has found, or in its turn by itself.
+        assert await _at_once(lab, again) == ([None] if change is _stop else await _accepted(session))
+
+
+@pytest.mark.covers("telemetry.ingest_at_once")
+async def test_a_sensor_is_admitted_to_each_of_its_sessions(lab: Laboratory):
+    """One that is known in one session is nobody in another one."""
+    made, session = await _recording(lab)
+    run = await lab.run(start=True)
+    await lab.do(lambda work: work.runs.bind(run.id, made.sensor.id))
+    other = await lab.session(run)
+    offers = [_offer(made, a_batch(a_column([1], [1.0]), session=one.id)) for one in (session, other)]
+    assert await _at_once(lab, *offers) == [*await _accepted(session), None]
 
 
 @pytest.mark.covers("telemetry.ingest_at_once")
@@ -206,7 +307,7 @@ async def test_what_is_sent_both_ways_at_the_same_time_is_kept_once(
             "SELECT count(*) FROM telemetry_chunks WHERE capture_session_id = ANY(%s)",
             [[session.id for _, session in rigs]],
         )
-        assert await found.fetchone() == (len(rigs) + len(batches),)
+        assert await found.fetchone() == (2 * len(rigs) + len(batches),)
 
 
 def _system_clock() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from litestar import Litestar
 
 from experiment_adapters.vectorised import NumpyConverter
-from experiment_domain.kernel.access import Principal, System
+from experiment_domain.kernel.access import Principal, SensorToken, System
 from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Offer
@@ -73,23 +73,34 @@ class Units:
         self.under_way -= 1
 
 
-def gathering_over(units: UnitsOfWork) -> tuple[Gathering, Units]:
-    """A gathering by itself."""
+async def gathering_over(units: UnitsOfWork, world: World) -> tuple[Gathering, Units]:
+    """A gathering by itself, to which the sensor is known: it has delivered batches that went by themselves."""
     watched: Any = Units(units)
-    return Gathering(Services(units_of_work=watched, converter=NumpyConverter())), watched
+    services = Services(units_of_work=watched, converter=NumpyConverter())
+    for value in (0.5, 1.0):
+        async with services.begin(SensorToken(token_hash=token_hash(token_of(world)))) as work:
+            await work.telemetry.ingest(batch_from(batch(world, 0, value)))
+    watched.began.clear()
+    return Gathering(services), watched
+
+
+def token_of(world: World) -> str:
+    """The token of the sensor."""
+    token = world.sensor.token
+    assert token is not None
+    return token
 
 
 def offer(world: World, stamp: int) -> Offer:
     """A batch on its way to be gathered."""
-    token = world.sensor.token
-    assert token is not None
-    return Offer(token_hash=token_hash(token), batch=batch_from(batch(world, stamp)))
+    return Offer(token_hash=token_hash(token_of(world)), batch=batch_from(batch(world, stamp)))
 
 
 async def test_each_is_answered_for_itself(app: Litestar, runner: object) -> None:
     worlds = [await new_world(app) for _ in range(4)]
     for world in worlds:
-        assert (await send(world, batch(world, 0))).status_code == 200
+        for value in (0.5, 1.0):
+            assert (await send(world, batch(world, 0, value))).status_code == 200
     # Of each sensor one batch that comes twice, two that are refused, and one with a key of its own.
     asked = [
         (world, number, send(world, batch(world, *what), **headers))
@@ -125,8 +136,7 @@ async def test_each_is_answered_for_itself(app: Litestar, runner: object) -> Non
 async def test_what_comes_in_during_one_transaction_goes_into_the_next(
     units_of_work: UnitsOfWork, world: World
 ) -> None:
-    await send(world, batch(world, 0))
-    gathering, units = gathering_over(units_of_work)
+    gathering, units = await gathering_over(units_of_work, world)
     units.waiting.clear()
     asked = [asyncio.create_task(gathering.store(offer(world, 1)))]
     await asyncio.sleep(0)
@@ -145,8 +155,7 @@ async def test_what_comes_in_during_one_transaction_goes_into_the_next(
 async def test_one_transaction_begins_while_another_is_only_to_be_committed(
     units_of_work: UnitsOfWork, world: World
 ) -> None:
-    await send(world, batch(world, 0))
-    gathering, units = gathering_over(units_of_work)
+    gathering, units = await gathering_over(units_of_work, world)
     units.ending.clear()
 
     async def under_way(number: int) -> None:
@@ -169,8 +178,7 @@ async def test_one_transaction_begins_while_another_is_only_to_be_committed(
 
 async def test_nobody_is_forgotten(units_of_work: UnitsOfWork, world: World) -> None:
     """Whenever they come: before a transaction, while it lasts, or while it is only to be committed."""
-    await send(world, batch(world, 0))
-    gathering, units = gathering_over(units_of_work)
+    gathering, units = await gathering_over(units_of_work, world)
     chance = random.Random(20261125)
 
     async def sender(number: int) -> None:
@@ -186,8 +194,7 @@ async def test_nobody_is_forgotten(units_of_work: UnitsOfWork, world: World) -> 
 
 
 async def test_the_same_batch_twice_is_not_for_one_transaction(units_of_work: UnitsOfWork, world: World) -> None:
-    await send(world, batch(world, 0))
-    gathering, units = gathering_over(units_of_work)
+    gathering, units = await gathering_over(units_of_work, world)
     same = offer(world, 1)
     outcomes = await asyncio.gather(*map(gathering.store, [offer(world, 2), same, same, offer(world, 3)]))
     assert [outcome is None for outcome in outcomes] == [False, False, True, False]
@@ -196,8 +203,7 @@ async def test_the_same_batch_twice_is_not_for_one_transaction(units_of_work: Un
 
 
 async def test_everybody_is_told_at_once_that_the_database_is_away(units_of_work: UnitsOfWork, world: World) -> None:
-    await send(world, batch(world, 0))
-    gathering, units = gathering_over(units_of_work)
+    gathering, units = await gathering_over(units_of_work, world)
     units.broken = True
     outcomes = await asyncio.gather(
         *(gathering.store(offer(world, stamp)) for stamp in range(1, 101)), return_exceptions=True

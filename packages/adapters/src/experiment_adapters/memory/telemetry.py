@@ -24,7 +24,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
-    Offer,
+    Presumed,
     Ran,
     ReadingQuery,
     Readings,
@@ -68,11 +68,6 @@ class MemoryTelemetry(TelemetryStore):
             repeated={key: receipt for key in keys if (receipt := self._receipt(sensor.id, capture_session_id, key))},
         )
 
-    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
-        # At the end of time no rotated token holds any more.
-        at = moment(LATEST)
-        return [await self.admit(offer.token_hash, offer.capture_session_id, [offer.batch.key], at) for offer in offers]
-
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         sensor = await self._sensors.by_token(token_hash, at)
         return [
@@ -92,6 +87,17 @@ class MemoryTelemetry(TelemetryStore):
     def append(self, *intakes: Intake) -> None:
         for intake in intakes:
             self._append(intake)
+
+    async def append_presumed(self, presumed: Sequence[Presumed]) -> Sequence[bool]:
+        kept: list[bool] = []
+        for one in presumed:
+            receipt = one.intake.receipt
+            # At the end of time no rotated token holds any more.
+            found = await self.admit(one.sensor.token_hash, receipt.capture_session_id, [receipt.key], moment(LATEST))
+            kept.append(one.holds_by(found))
+            if kept[-1]:
+                self._append(one.intake)
+        return kept
 
     def _append(self, intake: Intake) -> None:
         receipt = intake.receipt

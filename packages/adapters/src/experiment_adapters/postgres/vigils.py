@@ -35,6 +35,11 @@ SELECT run_vigils.run_id {_WATCHED}
     AND warned_at IS NOT NULL
 """
 
+LIVING = f"""
+warned_at IS NULL AND alive_at > clock_timestamp() - interval '{vigils.READINGS_COUNT_EVERY.total_seconds()} seconds'
+"""
+"""What is said of a run in `run_vigils` whose last sign of life need not be renewed by readings."""
+
 
 class PostgresVigils(RunVigils):
     """Keeps them in `run_vigils`, apart from the runs: they change often, and are nobody's edits."""

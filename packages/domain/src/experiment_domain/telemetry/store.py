@@ -14,7 +14,7 @@ from experiment_domain.captures import CaptureStatus, readings_are_late
 from experiment_domain.conversions.profiles import ConversionProfile
 from experiment_domain.kernel.errors import Invalid
 from experiment_domain.sensors import Sensor
-from experiment_domain.telemetry.batches import Batch, Column
+from experiment_domain.telemetry.batches import Batch, Column, micros
 from experiment_domain.telemetry.statistics import Statistics
 
 BUCKETS = 10_000
@@ -98,6 +98,10 @@ class Admission:
     marks_until: float | None = None
     """The latest beginning, in microseconds, of a batch of which only a mark is kept: see `TelemetryStore.marked`."""
 
+    def may_have_marked(self, begins: int | None) -> bool:
+        """Whether a mark may be all that is left of a batch that begins at a moment, in microseconds."""
+        return self.marks_until is not None and begins is not None and begins <= self.marks_until
+
 
 @frozen(kw_only=True, eq=False)
 class Offer:
@@ -135,6 +139,37 @@ class Intake:
     profile_id: UUID | None
     is_late: bool
     chunks: Sequence[Chunk]
+
+
+@frozen(kw_only=True, eq=False)
+class Presumed:
+    """An intake that was judged by what admission found of its `sensor` before, which may have changed since.
+
+    `future_tolerance` is that of the sensor's project, in seconds.
+    """
+
+    sensor: Sensor
+    future_tolerance: float
+    intake: Intake
+
+    def holds_by(self, found: Admission | None) -> bool:
+        """Whether by an admission of now it is kept as it is, and is nobody's sign of life."""
+        if found is None or len(found.destinations) != 1:
+            return False
+        (destination,), receipt = found.destinations, self.intake.receipt
+        profile_id = None if destination.profile is None else destination.profile.id
+        return (
+            # Of two changes one of which was undone, both may have made the same version.
+            (found.sensor.version, found.sensor.updated_at) == (self.sensor.version, self.sensor.updated_at)
+            and found.future_tolerance == self.future_tolerance
+            and destination.status is CaptureStatus.RUNNING
+            and destination.takes_part
+            and profile_id == self.intake.profile_id
+            and receipt.key not in found.repeated
+            and not found.may_have_marked(None if receipt.starts_at is None else micros(receipt.starts_at))
+            and not found.sensor.is_due_for_a_sign(receipt.received_at)
+            and not destination.run_is_due_for_a_sign
+        )
 
 
 @frozen(kw_only=True)
@@ -218,14 +253,6 @@ class TelemetryStore(Protocol):
         """
 
     @abstractmethod
-    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
-        """What `admit` says of each of these batches, of different sensors or with different keys.
-
-        None where somebody else would have to be waited for, or where no sensor has the token, not counting one that
-        has been rotated and still holds.
-        """
-
-    @abstractmethod
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         """The sessions that ran between two moments with the sensor that has this token `at` another one."""
 
@@ -236,6 +263,14 @@ class TelemetryStore(Protocol):
     @abstractmethod
     def append(self, *intakes: Intake) -> None:
         """Keep accepted batches, in the order of their reception. Once in a unit of work, after their admission."""
+
+    @abstractmethod
+    async def append_presumed(self, presumed: Sequence[Presumed]) -> Sequence[bool]:
+        """Keep batches, of different sensors or with different keys, without their admission: which of them are kept.
+
+        Those are of which what was presumed holds, and for which nobody has to be waited for. Their series exist
+        already. It is the last that a unit of work does, and may commit it.
+        """
 
     @abstractmethod
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:

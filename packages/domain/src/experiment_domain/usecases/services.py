@@ -15,6 +15,7 @@ from experiment_domain.kernel.access import Caller, Principal
 from experiment_domain.kernel.clock import Clock, SystemClock
 from experiment_domain.kernel.ids import Ids, TimeOrderedIds
 from experiment_domain.spool import Senders
+from experiment_domain.telemetry.admissions import Admissions
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_domain.usecases.artifacts import ArtifactUseCases
 from experiment_domain.usecases.audit import AuditUseCases
@@ -47,6 +48,7 @@ class Work:
         self._recorder = Recorder(uow, caller, services.clock, services.ids)
         self._converter = services.converter
         self._senders = services.senders
+        self._admissions = services.admissions
         self._services = services
 
     @cached_property
@@ -92,7 +94,7 @@ class Work:
     @cached_property
     def telemetry(self) -> TelemetryUseCases:
         """Readings in and out."""
-        return TelemetryUseCases(self._recorder, self._converter, self._senders)
+        return TelemetryUseCases(self._recorder, self._converter, self._senders, self._admissions)
 
     @cached_property
     def backfills(self) -> BackfillUseCases:
@@ -171,6 +173,7 @@ class Services:
     ids: Ids = field(factory=TimeOrderedIds)
     converter: Converter = field(factory=ScalarConverter)
     senders: Senders = field(factory=Senders)
+    admissions: Admissions = field(factory=Admissions)
     box: SecretBox = field(factory=NoSecretBox)
     webhook_sender: WebhookSender = field(factory=NoSender)
     delivery_policy: DeliveryPolicy = field(factory=DeliveryPolicy)

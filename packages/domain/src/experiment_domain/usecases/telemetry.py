@@ -16,8 +16,9 @@ from experiment_domain.kernel.access import Grants, Permission
 from experiment_domain.kernel.entity import Lock
 from experiment_domain.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Unauthenticated
 from experiment_domain.kernel.events import Event
-from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
+from experiment_domain.sensors import SIGN_OF_LIFE_EVERY, Sensor
 from experiment_domain.spool import Sender, Senders
+from experiment_domain.telemetry.admissions import Admissions
 from experiment_domain.telemetry.batches import SIGNALS_OF_SENSOR, Batch, Column, moment
 from experiment_domain.telemetry.envelopes import POINTS, Envelope, EnvelopeQuery
 from experiment_domain.telemetry.grids import GridColumn, GridPage, GridQuestion, check_range
@@ -29,6 +30,7 @@ from experiment_domain.telemetry.store import (
     Layer,
     Metrics,
     Offer,
+    Presumed,
     Ran,
     ReadingQuery,
     Readings,
@@ -72,10 +74,11 @@ class LayerEnvelope:
 class TelemetryUseCases(UseCases):
     """Readings in and out."""
 
-    def __init__(self, recorder: Recorder, converter: Converter, senders: Senders) -> None:
+    def __init__(self, recorder: Recorder, converter: Converter, senders: Senders, admissions: Admissions) -> None:
         super().__init__(recorder)
         self._converter = converter
         self._senders = senders
+        self._admissions = admissions
 
     @requires(Permission.INGEST)
     async def ingest(self, permit: Permit, batch: Batch) -> Accepted:
@@ -97,26 +100,23 @@ class TelemetryUseCases(UseCases):
     async def ingest_at_once(self, permit: Permit, offers: Sequence[Offer]) -> Sequence[Accepted | None]:
         """Take in batches of many sensors in one transaction, as far as each needs nothing but to be kept.
 
+        Each is judged by what admission found of its sensor before, and kept if that still holds: one question fewer.
         None for one with which more is the matter, be it a refusal: nothing has become of it, `ingest` it by itself.
         """
         permit.service()
-        admissions = await self.uow.telemetry.admit_at_once(offers)
-        outcomes: list[Accepted | None] = []
-        intakes: list[Intake] = []
+        outcomes: list[Accepted | None] = [None] * len(offers)
+        presumed: dict[int, Presumed] = {}
         taken: set[tuple[UUID, str]] = set()
-        for offer, admission in zip(offers, admissions, strict=True):
-            intake = None
-            if admission is not None:
-                self._note_sender(offer.token_hash, admission)
-                intake = self._plain(admission, offer.batch)
-            if intake is None or (intake.receipt.sensor_id, intake.receipt.key) in taken:
-                outcomes.append(None)
-                continue
-            taken.add((intake.receipt.sensor_id, intake.receipt.key))
-            intakes.append(intake)
-            outcomes.append(_accepted(intake.receipt, duplicate=False))
-        if intakes:
-            self.uow.telemetry.append(*intakes)
+        for place, offer in enumerate(offers):
+            one = self._presumed(offer)
+            if one is not None and (identity := (one.sensor.id, one.intake.receipt.key)) not in taken:
+                taken.add(identity)
+                presumed[place] = one
+        kept = await self.uow.telemetry.append_presumed(list(presumed.values())) if presumed else ()
+        for (place, one), is_kept in zip(presumed.items(), kept, strict=True):
+            if is_kept:
+                self._note_sender(offers[place].token_hash, one.sensor, one.future_tolerance)
+                outcomes[place] = _accepted(one.intake.receipt, duplicate=False)
         return outcomes
 
     @requires(Permission.INGEST)
@@ -150,7 +150,7 @@ class TelemetryUseCases(UseCases):
         admission = await self.uow.telemetry.admit(token, named, keys, self.recorder.clock.now())
         if admission is None:
             raise Unauthenticated("This sensor token is unknown or has been rotated.")
-        self._note_sender(token, admission)
+        self._note_sender(token, admission.sensor, admission.future_tolerance)
         outcomes: list[Accepted | Refusal] = []
         intakes: list[Intake] = []
         receipts = dict(admission.repeated)
@@ -170,33 +170,36 @@ class TelemetryUseCases(UseCases):
             outcomes.append(_accepted(intake.receipt, duplicate=False))
         if intakes:
             self.uow.telemetry.append(*intakes)
-            await self._sign_of_life(admission, max(intake.receipt.received_at for intake in intakes))
+            latest = max(intake.receipt.received_at for intake in intakes)
+            await self._sign_of_life(admission, latest)
             sessions = {intake.receipt.capture_session_id for intake in intakes}
             for destination in admission.destinations:
                 # Whatever signs their sensor gave elsewhere.
                 if destination.run_is_due_for_a_sign and destination.capture_session_id in sessions:
                     self.recorder.sign_of_life(destination.run_id)
             await self._tell_of_late_ones(admission, intakes)
+            if named is not None:
+                self._admissions.note(token, named, admission, latest)
         return outcomes
 
-    def _plain(self, admission: Admission, batch: Batch) -> Intake | None:
-        """The intake of a batch that is new and in time, for series that exist, of a sensor and a run that live.
+    def _presumed(self, offer: Offer) -> Presumed | None:
+        """A batch that is in time, for series that exist, of a sensor and a run that live: by all that was known.
 
         Signs of life are given by themselves: who holds that of one run would hold up the batches of all others.
         """
-        now = self.recorder.now
-        is_known = batch.key in admission.repeated or _may_be_marked(admission, batch)
-        if is_known or not admission.sensor.seen(at=now).is_empty or admission.sensor.is_due_for_a_sign(now):
+        admission = self._admissions.find(offer.token_hash, offer.capture_session_id)
+        if admission is None or admission.may_have_marked(offer.batch.begins):
             return None
-        if any(destination.run_is_due_for_a_sign for destination in admission.destinations):
+        if admission.sensor.is_due_for_a_sign(self.recorder.now):
             return None
         try:
-            intake = self._intake(admission, batch, batch.key)
+            intake = self._intake(admission, offer.batch, offer.batch.key)
         except Refusal:
             return None
         known = _signals(admission, intake)
-        is_plain = not intake.is_late and all(chunk.column.signal in known for chunk in intake.chunks)
-        return intake if is_plain else None
+        if intake.is_late or any(chunk.column.signal not in known for chunk in intake.chunks):
+            return None
+        return Presumed(sensor=admission.sensor, future_tolerance=admission.future_tolerance, intake=intake)
 
     def _intake(self, admission: Admission, batch: Batch, key: str) -> Intake:
         sensor = admission.sensor
@@ -341,7 +344,9 @@ class TelemetryUseCases(UseCases):
 
     async def _marked(self, admission: Admission, batch: Batch) -> Receipt | None:
         """The receipt of a batch that came long ago. One that begins behind all such ones is none of them."""
-        return await self.uow.telemetry.marked(admission.sensor.id, batch) if _may_be_marked(admission, batch) else None
+        if not admission.may_have_marked(batch.begins):
+            return None
+        return await self.uow.telemetry.marked(admission.sensor.id, batch)
 
     def _converted(self, profile: ConversionProfile, column: Column) -> "array[float]":
         return self._converter.convert(profile.rule, column.values, profile.valid_range)
@@ -357,9 +362,8 @@ class TelemetryUseCases(UseCases):
             await self.recorder.grants()  # whose token is not known any more is told that
         return [_named(batch, ran) for batch in batches]
 
-    def _note_sender(self, token_hash: bytes, admission: Admission) -> None:
-        sensor = admission.sensor
-        sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=admission.future_tolerance)
+    def _note_sender(self, token_hash: bytes, sensor: Sensor, future_tolerance: float) -> None:
+        sender = Sender(sensor_id=sensor.id, signals=sensor.signals, future_tolerance=future_tolerance)
         self._senders.note(token_hash, sender, self.recorder.clock.now())
 
     async def _sign_of_life(self, admission: Admission, at: datetime) -> None:
@@ -395,10 +399,6 @@ class TelemetryUseCases(UseCases):
     async def _require_raw(self, grants: Grants, project_id: UUID) -> None:
         if not await self._raw_allowed(grants, project_id):
             raise Forbidden("This project's policy does not let you read raw values.", "raw_not_allowed")
-
-
-def _may_be_marked(admission: Admission, batch: Batch) -> bool:
-    return admission.marks_until is not None and batch.begins is not None and batch.begins <= admission.marks_until
 
 
 def _repeated(receipt: Receipt, batch: Batch) -> Accepted:

@@ -8,22 +8,55 @@ from uuid import UUID
 import numpy as np
 from attrs import frozen
 
-from experiment_adapters.postgres.statements import Statements
+from experiment_adapters.postgres.captures import lock_key
+from experiment_adapters.postgres.statements import Answer, Statements
 from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
 from experiment_adapters.postgres.telemetry.merging import statistics_of
+from experiment_adapters.postgres.vigils import LIVING
+from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
 from experiment_domain.telemetry.statistics import Statistics
-from experiment_domain.telemetry.store import Chunk, Intake, Receipt
+from experiment_domain.telemetry.store import Chunk, Intake, Presumed
 
 NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
 """The columns of the statistics of a chunk."""
 
 _STATISTICS = ", ".join(NAMES)
 _VALUES = NAMES[1:]
-_RECEIPTS = """
-INSERT INTO telemetry_batches (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)
-SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[], %s::integer[],
-    %s::timestamptz[])
-RETURNING key
+_BATCHES = """
+SELECT batch.* FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[],
+    %s::integer[], %s::timestamptz[]) WITH ORDINALITY
+    AS batch (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at, place)
+"""
+# Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is let
+# go in the end. It comes in a statement of its own: the next one then sees what was committed before.
+_TRY_LOCKS = """
+SELECT set_config('experiment_service.held', coalesce(array_agg(place)::text, '{}'), true) FROM (
+    SELECT place FROM unnest(%s::uuid[], %s::text[], %s::bigint[])
+        WITH ORDINALITY AS batch (sensor_id, key, session_lock, place)
+    WHERE pg_try_advisory_xact_lock(hashtextextended(sensor_id::text || key, 0))
+        AND pg_try_advisory_xact_lock_shared(session_lock)
+) AS held
+"""
+# What `Presumed.holds_by` says. A session that runs has no layer but that of the pin.
+_PRESUMED_BATCHES = f"""
+{_BATCHES}
+JOIN unnest(%s::integer[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
+    AS presumed (version, updated_at, future_tolerance, profile_id, place) ON presumed.place = batch.place
+JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = presumed.version
+    AND sensors.updated_at = presumed.updated_at
+    AND last_seen_at > received_at - interval '{SIGN_OF_LIFE_EVERY.total_seconds()} seconds'
+JOIN projects ON projects.id = sensors.project_id AND projects.future_tolerance = presumed.future_tolerance
+JOIN capture_sessions AS session ON session.id = batch.capture_session_id AND session.status = 'running'
+    AND session.deleted_at IS NULL
+JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id AND pin.sensor_id = sensors.id
+    AND pin.profile_id IS NOT DISTINCT FROM presumed.profile_id
+WHERE batch.place = ANY(current_setting('experiment_service.held')::bigint[])
+    AND EXISTS (SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND {LIVING})
+    AND NOT EXISTS (
+        SELECT FROM telemetry_batches AS known WHERE known.sensor_id = sensors.id AND known.key = batch.key
+            AND known.capture_session_id = session.id
+    )
+    AND NOT EXISTS (SELECT FROM telemetry_marks WHERE sensor_id = sensors.id AND ends_at >= batch.starts_at)
 """
 _NEW_SERIES = """
 INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id) VALUES (%s, %s, %s, %s)
@@ -32,14 +65,17 @@ ON CONFLICT DO NOTHING
 
 # The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`. Numbers are
 # sent as floats, which hold them exactly, for there to be one kind of array. Positions follow the order of reception;
-# receipts, which are counted for them to be there first, have lower ones than chunks.
+# receipts, which are counted for them to be there first, have lower ones than chunks. A chunk without a series is no
+# row that can be inserted: nothing is, then.
 _SENT = f"""
 SELECT nextval('telemetry_positions') AS position, placed.* FROM (
-    SELECT series.id AS series_id, chunk.*
-    FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::boolean[], %s::timestamptz[], %s::timestamptz[],
+    SELECT batches.capture_session_id, series.id AS series_id, chunk.*
+    FROM unnest(%s::float8[], %s::text[], %s::boolean[], %s::timestamptz[], %s::timestamptz[],
         %s::float8[]{", %s::float8[]" * len(NAMES)}) WITH ORDINALITY
-        AS chunk (capture_session_id, sensor_id, signal, late, starts_at, ends_at, begins, {_STATISTICS}, place)
-    JOIN telemetry_series AS series USING (capture_session_id, sensor_id, signal)
+        AS chunk (batch, signal, late, starts_at, ends_at, begins, {_STATISTICS}, place)
+    JOIN batches ON batches.place = chunk.batch
+    LEFT JOIN telemetry_series AS series ON series.capture_session_id = batches.capture_session_id
+        AND series.sensor_id = batches.sensor_id AND series.signal = chunk.signal
     CROSS JOIN (SELECT count(*) FROM receipts) AS kept
     ORDER BY place
 ) AS placed
@@ -53,9 +89,7 @@ SELECT pg_current_xact_id(), capture_session_id, series_id, position, late, star
     (%s::float8[])[begins::integer + 1:(begins + count)::integer]
 FROM sent
 """
-_WITHOUT_LAYERS = f"WITH receipts AS ({_RECEIPTS}), sent AS MATERIALIZED ({_SENT}) {_RAW}"
-_WITH_LAYERS = f"""
-WITH receipts AS ({_RECEIPTS}), sent AS MATERIALIZED ({_SENT}), raw AS ({_RAW})
+_PHYSICAL = f"""
 INSERT INTO telemetry_physical_chunks
     (capture_session_id, series_id, position, profile_id, {_STATISTICS}, "values")
 SELECT sent.capture_session_id, sent.series_id, sent.position, layer.profile_id, layer.count,
@@ -70,6 +104,24 @@ CROSS JOIN LATERAL (
 """
 
 
+def _keeping(batches: str, *, with_layers: bool) -> str:
+    """The statement that keeps those of the batches that the one named says, and tells which they are."""
+    physical = f", physical AS ({_PHYSICAL})" if with_layers else ""
+    return f"""
+    WITH batches AS MATERIALIZED ({batches}), receipts AS (
+        INSERT INTO telemetry_batches
+            (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)
+        SELECT sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at FROM batches
+        ORDER BY place RETURNING key
+    ), sent AS MATERIALIZED ({_SENT}), raw AS ({_RAW}){physical}
+    SELECT place FROM batches
+    """
+
+
+_KEEPING = {with_layers: _keeping(_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
+_KEEPING_PRESUMED = {with_layers: _keeping(_PRESUMED_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
+
+
 @frozen
 class Part:
     """Values of one layer of a chunk: `of` is its number, from 1; those without a profile are the raw ones."""
@@ -82,35 +134,26 @@ class Part:
 def append(statements: Statements, intakes: Sequence[Intake], known: Collection[tuple[UUID, UUID, str]]) -> None:
     """Keep batches in the order of their reception. `known` are series that exist, by session, sensor, signal."""
     _append_series(statements, intakes, known)
-    chunks = [(intake, chunk) for intake in intakes for chunk in intake.chunks]
-    raw = [Part(place, None, chunk.column.values) for place, (_, chunk) in enumerate(chunks, start=1)]
-    spans = [chunk.column.timestamps for _, chunk in chunks]
-    parameters: list[Any] = [
-        *_columns_of_receipts([intake.receipt for intake in intakes]),
-        [intake.receipt.capture_session_id for intake, _ in chunks],
-        [intake.receipt.sensor_id for intake, _ in chunks],
-        [chunk.column.signal for _, chunk in chunks],
-        [intake.is_late for intake, _ in chunks],
-        TimestampArray.of(array("q", [timestamps[0] for timestamps in spans])),
-        TimestampArray.of(array("q", [timestamps[-1] for timestamps in spans])),
-        *_of_parts(raw),
-        TimestampArray.of(np.concatenate([np.frombuffer(timestamps, np.int64) for timestamps in spans])),
-        _together(raw),
+    chunks, layers = _columns_of_chunks(intakes)
+    statements.write(_KEEPING[bool(layers)], [*_columns_of_receipts(intakes), *chunks, *layers])
+
+
+def append_presumed(statements: Statements, presumed: Sequence[Presumed]) -> Answer:
+    """Keep those batches of which what was presumed holds; asked, in the end, for their numbers, from 1."""
+    intakes = [one.intake for one in presumed]
+    session_ids = [intake.receipt.capture_session_id for intake in intakes]
+    sensor_ids = [one.sensor.id for one in presumed]
+    keys = [intake.receipt.key for intake in intakes]
+    statements.write(_TRY_LOCKS, [sensor_ids, keys, list(map(lock_key, session_ids))])
+    chunks, layers = _columns_of_chunks(intakes)
+    presumptions = [
+        [one.sensor.version for one in presumed],
+        [one.sensor.updated_at for one in presumed],
+        FloatArray.of(array("d", [one.future_tolerance for one in presumed])),
+        [intake.profile_id for intake in intakes],
     ]
-    layers = [part for place, one in enumerate(chunks, start=1) for part in _layers(place, *one)]
-    if not layers:
-        statements.write(_WITHOUT_LAYERS, parameters)
-        return
-    statements.write(
-        _WITH_LAYERS,
-        [
-            *parameters,
-            [part.profile_id for part in layers],
-            FloatArray.of(array("d", [part.of for part in layers])),
-            *_of_parts(layers),
-            _together(layers),
-        ],
-    )
+    parameters = [*_columns_of_receipts(intakes), *presumptions, *chunks, *layers]
+    return statements.ask(_KEEPING_PRESUMED[bool(layers)], parameters)
 
 
 def columns_of_statistics(statistics: Statistics | None) -> tuple[Any, ...]:
@@ -128,7 +171,8 @@ def columns_of_statistics(statistics: Statistics | None) -> tuple[Any, ...]:
     )
 
 
-def _columns_of_receipts(receipts: Sequence[Receipt]) -> list[Any]:
+def _columns_of_receipts(intakes: Sequence[Intake]) -> list[Any]:
+    receipts = [intake.receipt for intake in intakes]
     return [
         [receipt.sensor_id for receipt in receipts],
         [receipt.capture_session_id for receipt in receipts],
@@ -138,6 +182,34 @@ def _columns_of_receipts(receipts: Sequence[Receipt]) -> list[Any]:
         [receipt.accepted for receipt in receipts],
         [receipt.late for receipt in receipts],
         [receipt.starts_at for receipt in receipts],
+    ]
+
+
+def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]:
+    """The parameters that tell of the raw values of all chunks, and of their physical ones, if there are any."""
+    chunks = [(of, intake, chunk) for of, intake in enumerate(intakes, start=1) for chunk in intake.chunks]
+    raw = [Part(place, None, chunk.column.values) for place, (_, _, chunk) in enumerate(chunks, start=1)]
+    spans = [chunk.column.timestamps for _, _, chunk in chunks]
+    columns = [
+        FloatArray.of(array("d", [of for of, _, _ in chunks])),
+        [chunk.column.signal for _, _, chunk in chunks],
+        [intake.is_late for _, intake, _ in chunks],
+        TimestampArray.of(array("q", [timestamps[0] for timestamps in spans])),
+        TimestampArray.of(array("q", [timestamps[-1] for timestamps in spans])),
+        *_of_parts(raw),
+        TimestampArray.of(np.concatenate([np.frombuffer(timestamps, np.int64) for timestamps in spans])),
+        _together(raw),
+    ]
+    layers = [
+        part for place, (_, intake, chunk) in enumerate(chunks, start=1) for part in _layers(place, intake, chunk)
+    ]
+    if not layers:
+        return columns, []
+    return columns, [
+        [part.profile_id for part in layers],
+        FloatArray.of(array("d", [part.of for part in layers])),
+        *_of_parts(layers),
+        _together(layers),
     ]
 
 

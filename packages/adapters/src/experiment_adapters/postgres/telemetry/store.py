@@ -4,7 +4,7 @@ import uuid
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +15,11 @@ from experiment_adapters.postgres.conversions import CONVERSION_PROFILES
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
-from experiment_adapters.postgres.telemetry.appending import append
+from experiment_adapters.postgres.telemetry.appending import append, append_presumed
 from experiment_adapters.postgres.telemetry.buckets import when
 from experiment_adapters.postgres.telemetry.merging import Merged, Sweep
 from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
+from experiment_adapters.postgres.vigils import LIVING
 from experiment_domain.captures import CaptureStatus
 from experiment_domain.telemetry.batches import EARLIEST, Batch, micros, moment
 from experiment_domain.telemetry.compaction import mark
@@ -28,7 +29,7 @@ from experiment_domain.telemetry.store import (
     Intake,
     Layer,
     Metrics,
-    Offer,
+    Presumed,
     Ran,
     ReadingQuery,
     Readings,
@@ -36,7 +37,6 @@ from experiment_domain.telemetry.store import (
     Series,
     TelemetryStore,
 )
-from experiment_domain.vigils import READINGS_COUNT_EVERY
 
 _MARKS_UNTIL = (
     "(SELECT extract(epoch FROM max(ends_at))::float8 * 1000000 FROM telemetry_marks WHERE sensor_id = sensors.id)"
@@ -61,27 +61,25 @@ _SESSION = (
     "session.id, session.project_id, session.run_id, session.status, pin.sensor_id IS NOT NULL,"
     " ARRAY(SELECT signal FROM telemetry_series AS series"
     " WHERE series.capture_session_id = session.id AND series.sensor_id = sensors.id), session.stopped_at,"
-    " NOT EXISTS (SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND warned_at IS NULL"
-    f" AND alive_at > clock_timestamp() - interval '{READINGS_COUNT_EVERY.total_seconds()} seconds')"
+    f" NOT EXISTS (SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND {LIVING})"
 )
 _LAYER = "coalesce(layer.is_current, true)"
 # Of batches without a session, whatever one they went to, the latest last: a client that did not hear the answer sends
 # again, perhaps after the session is over.
 _RECEIPTS = (
     "ARRAY(SELECT ROW(key, batch.capture_session_id, digest, accepted, late, received_at)"
-    " FROM telemetry_batches AS batch WHERE batch.sensor_id = sensors.id AND key = ANY({}){} ORDER BY received_at)"
+    " FROM telemetry_batches AS batch WHERE batch.sensor_id = sensors.id AND key = ANY(%s){} ORDER BY received_at)"
 )
 
 # The session that batches name, if the sensor takes part in it or it is of a project that knows the sensor: a row
 # for each whole layer of its readings there, or one where they have no other than the one of the pin, if that.
-_NAMED_SESSION = f"""
-SELECT {{place}}{SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL},
-    {_RECEIPTS.format("{keys}", " AND batch.capture_session_id = {session_id}")},
-    {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
-FROM {{sensors}}
+_TO_NAMED_SESSION = f"""
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL},
+    {_RECEIPTS.format(" AND batch.capture_session_id = %s")}, {_SESSION}, {_LAYER}, {CONVERSION_PROFILES.columns}
+FROM sensors
 JOIN projects ON projects.id = sensors.project_id
-LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = {{session_id}} AND pin.sensor_id = sensors.id
-LEFT JOIN capture_sessions AS session ON session.id = {{session_id}} AND session.deleted_at IS NULL AND (
+LEFT JOIN capture_session_pins AS pin ON pin.capture_session_id = %s AND pin.sensor_id = sensors.id
+LEFT JOIN capture_sessions AS session ON session.id = %s AND session.deleted_at IS NULL AND (
     pin.sensor_id IS NOT NULL OR session.project_id = sensors.project_id OR EXISTS (
         SELECT FROM sensor_projects
         WHERE sensor_projects.sensor_id = sensors.id AND sensor_projects.project_id = session.project_id
@@ -90,34 +88,12 @@ LEFT JOIN capture_sessions AS session ON session.id = {{session_id}} AND session
 LEFT JOIN telemetry_layers AS layer ON layer.capture_session_id = pin.capture_session_id
     AND layer.sensor_id = pin.sensor_id
 LEFT JOIN conversion_profiles ON conversion_profiles.id = coalesce(layer.profile_id, pin.profile_id)
-"""
-_TO_NAMED_SESSION = "{} WHERE {}".format(
-    _NAMED_SESSION.format(place="", sensors="sensors", keys="%s", session_id="%s"), HAS_TOKEN
-)
-# The same for several sensors at once, each of which has sent a batch.
-_TO_NAMED_SESSIONS = "{} ORDER BY offer.place".format(
-    _NAMED_SESSION.format(
-        place="offer.place, ",
-        sensors="unnest(%s::bytea[], %s::text[], %s::uuid[])"
-        " WITH ORDINALITY AS offer (token_hash, key, session_id, place)"
-        " JOIN sensors ON sensors.token_hash = offer.token_hash",
-        keys="ARRAY[offer.key]",
-        session_id="offer.session_id",
-    )
-)
-# Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is
-# let go in the end.
-_TRY_LOCKS = """
-SELECT offer.place FROM unnest(%s::bytea[], %s::text[], %s::bigint[])
-    WITH ORDINALITY AS offer (token_hash, key, session_lock, place)
-JOIN sensors ON sensors.token_hash = offer.token_hash
-WHERE pg_try_advisory_xact_lock(hashtextextended(sensors.id::text || key, 0))
-    AND pg_try_advisory_xact_lock_shared(session_lock)
+WHERE {HAS_TOKEN}
 """
 
 # The running sessions of a sensor. Backfills are for sessions that are over: here the pinned profile is the only one.
 _TO_RUNNING_SESSION = f"""
-SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_RECEIPTS.format("%s", "")},
+SELECT {SENSORS.columns}, projects.future_tolerance, {_MARKS_UNTIL}, {_RECEIPTS.format("")},
     {_SESSION}, true, {CONVERSION_PROFILES.columns}
 FROM sensors
 JOIN projects ON projects.id = sensors.project_id
@@ -196,20 +172,6 @@ class PostgresTelemetry(TelemetryStore):
         self._known = _series_of(rows)
         return _admission(rows) if rows else None
 
-    async def admit_at_once(self, offers: Sequence[Offer]) -> Sequence[Admission | None]:
-        token_hashes = [offer.token_hash for offer in offers]
-        keys = [offer.batch.key for offer in offers]
-        session_ids = [offer.capture_session_id for offer in offers]
-        locked = self._statements.ask(_TRY_LOCKS, [token_hashes, keys, list(map(lock_key, session_ids))])
-        rows = await self._statements.ask(_TO_NAMED_SESSIONS, [token_hashes, keys, session_ids]).rows()
-        held = {place for (place,) in await locked.rows()}
-        self._known = _series_of([row[1:] for row in rows])
-        admissions: list[Admission | None] = [None] * len(offers)
-        for place, found in groupby(rows, lambda row: row[0]):
-            if place in held:
-                admissions[place - 1] = _admission([row[1:] for row in found])
-        return admissions
-
     async def ran_between(self, token_hash: bytes, since: datetime, until: datetime, at: datetime) -> Sequence[Ran]:
         rows = await self._statements.ask(_RAN_BETWEEN, [until, since, token_hash, token_hash, at]).rows()
         return [
@@ -257,6 +219,15 @@ class PostgresTelemetry(TelemetryStore):
     def append(self, *intakes: Intake) -> None:
         self._statements.tell(*{f"capture_session/{intake.receipt.capture_session_id}" for intake in intakes})
         append(self._statements, intakes, self._known)
+
+    async def append_presumed(self, presumed: Sequence[Presumed]) -> Sequence[bool]:
+        answer = append_presumed(self._statements, presumed)
+        await self._statements.commit()
+        kept = {place for (place,) in await answer.rows()}
+        is_kept = [place in kept for place in range(1, len(presumed) + 1)]
+        for one in compress(presumed, is_kept):
+            self._statements.tell(f"capture_session/{one.intake.receipt.capture_session_id}")
+        return is_kept
 
     async def series(self, capture_session_id: UUID) -> Sequence[Series]:
         self._statements.hold_still()
