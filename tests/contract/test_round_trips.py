@@ -8,11 +8,12 @@ import pytest
 
 from entities import NOW, a_batch, a_column
 from experiment_adapters.postgres.statements import Statements
-from experiment_domain import SensorToken, Services, User
+from experiment_domain import SensorToken, Services, System, User
 from experiment_domain.kernel.access import Principal
 from experiment_domain.runs import Run, RunFilter, RunStatus, Tagging
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.batches import micros
+from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Work
 from experiment_domain.usecases.runs import RunOutcome
@@ -78,7 +79,7 @@ async def test_commands_are_few_round_trips(runner, services: Services, monkeypa
 
 
 @pytest.mark.postgres
-async def test_a_batch_is_two_round_trips(runner, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_are_few_round_trips(runner, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await a_running_run(services)
     async with services.begin(ANN) as work:
         sensor = await work.sensors.register(
@@ -95,6 +96,15 @@ async def test_a_batch_is_two_round_trips(runner, services: Services, monkeypatc
     assert await trips(START) == 4  # the first reading makes the sensor active, which holds it and asks who it is
     assert await trips(START + 10) == 2
     assert await trips(START + 10) == 2  # a repeated one: what was answered, and the end of the transaction
+
+    offers = [
+        Offer(token_hash=token.token_hash, batch=a_batch(a_column([start], [1.5]), session=session.id))
+        for start in range(START + 20, START + 25)
+    ]
+    with counted(monkeypatch) as found:
+        async with services.begin(System()) as work:
+            assert None not in await work.telemetry.ingest_at_once(offers)
+    assert found == [2]  # locks, and what is kept
 
 
 @pytest.mark.postgres

@@ -104,7 +104,7 @@ def test_the_api_is_killed_while_many_send(home: Path, url: str) -> None:
     assert seen["cut off"]
     assert one(url, "SELECT count(*), sum(accepted) FROM telemetry_batches") == (BATCHES, BATCHES)
     assert one(url, "SELECT count(*), sum(count) FROM telemetry_chunks") == (BATCHES, BATCHES)
-    readings = "SELECT unnest(timestamps) AS at, unnest(values) AS value FROM telemetry_chunks"
+    readings = "SELECT unnest(timestamps_of(chunk)) AS at, unnest(values) AS value FROM telemetry_chunks AS chunk"
     assert one(url, f"SELECT count(DISTINCT at), count(DISTINCT value) FROM ({readings}) AS found") == (
         BATCHES,
         BATCHES,

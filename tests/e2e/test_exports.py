@@ -188,8 +188,8 @@ def test_killed_at_any_moment_files_are_whole(postgres_url: str, tmp_path: Path)
     expected = [
         (stamp, 2 * value)
         for stamp, value in place.ask(
-            "SELECT (extract(epoch FROM at) * 1000000)::bigint, value FROM telemetry_chunks,"
-            ' unnest(timestamps, "values") AS reading (at, value) ORDER BY at'
+            "SELECT (extract(epoch FROM at) * 1000000)::bigint, value FROM telemetry_chunks AS chunk,"
+            ' unnest(timestamps_of(chunk), "values") AS reading (at, value) ORDER BY at'
         )
     ]
     assert len(expected) == readings + 1

@@ -61,7 +61,8 @@ class Database:
 
     def raw(self) -> list[tuple[Any, float]]:
         return self.ask(
-            'SELECT at, value FROM telemetry_chunks, unnest(timestamps, "values") AS reading (at, value) ORDER BY at'
+            "SELECT at, value FROM telemetry_chunks AS chunk,"
+            ' unnest(timestamps_of(chunk), "values") AS reading (at, value) ORDER BY at'
         )
 
     def checksum(self, readings: list[tuple[Any, float]]) -> str:
@@ -73,7 +74,8 @@ class Database:
             "SELECT at, value FROM backfills"
             " JOIN telemetry_physical_chunks AS physical ON physical.profile_id = backfills.profile_id"
             " JOIN telemetry_chunks AS chunk USING (series_id, position),"
-            ' unnest(chunk.timestamps, physical."values") AS reading (at, value) WHERE backfills.id = %s ORDER BY at',
+            ' unnest(timestamps_of(chunk), physical."values") AS reading (at, value)'
+            " WHERE backfills.id = %s ORDER BY at",
             backfill_id,
         )
 

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.statements import Answer, Statements
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray
+from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray, shortened
 from experiment_adapters.postgres.telemetry.merging import statistics_of
 from experiment_adapters.postgres.vigils import LIVING
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
@@ -63,16 +63,16 @@ INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id)
 ON CONFLICT DO NOTHING
 """
 
-# The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`. Numbers are
-# sent as floats, which hold them exactly, for there to be one kind of array. Positions follow the order of reception;
-# receipts, which are counted for them to be there first, have lower ones than chunks. A chunk without a series is no
-# row that can be inserted: nothing is, then.
+# The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`; what is kept
+# of their timestamps as another one. Numbers are sent as floats, which hold them exactly, for there to be one kind of
+# array. Positions follow the order of reception; receipts, which are counted for them to be there first, have lower ones
+# than chunks. A chunk without a series is no row that can be inserted: nothing is, then.
 _SENT = f"""
 SELECT nextval('telemetry_positions') AS position, placed.* FROM (
     SELECT batches.capture_session_id, series.id AS series_id, chunk.*
     FROM unnest(%s::float8[], %s::text[], %s::boolean[], %s::timestamptz[], %s::timestamptz[],
-        %s::float8[]{", %s::float8[]" * len(NAMES)}) WITH ORDINALITY
-        AS chunk (batch, signal, late, starts_at, ends_at, begins, {_STATISTICS}, place)
+        %s::float8[], %s::float8[], %s::float8[]{", %s::float8[]" * len(NAMES)}) WITH ORDINALITY
+        AS chunk (batch, signal, late, starts_at, ends_at, kept_from, kept_to, begins, {_STATISTICS}, place)
     JOIN batches ON batches.place = chunk.batch
     LEFT JOIN telemetry_series AS series ON series.capture_session_id = batches.capture_session_id
         AND series.sensor_id = batches.sensor_id AND series.signal = chunk.signal
@@ -85,7 +85,7 @@ INSERT INTO telemetry_chunks
     (transaction_id, capture_session_id, series_id, position, late, starts_at, ends_at, {_STATISTICS},
     timestamps, "values")
 SELECT pg_current_xact_id(), capture_session_id, series_id, position, late, starts_at, ends_at, {_STATISTICS},
-    (%s::timestamptz[])[begins::integer + 1:(begins + count)::integer],
+    (%s::timestamptz[])[kept_from::integer + 1:kept_to::integer],
     (%s::float8[])[begins::integer + 1:(begins + count)::integer]
 FROM sent
 """
@@ -189,15 +189,19 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
     """The parameters that tell of the raw values of all chunks, and of their physical ones, if there are any."""
     chunks = [(of, intake, chunk) for of, intake in enumerate(intakes, start=1) for chunk in intake.chunks]
     raw = [Part(place, None, chunk.column.values) for place, (_, _, chunk) in enumerate(chunks, start=1)]
-    spans = [chunk.column.timestamps for _, _, chunk in chunks]
+    spans = [np.frombuffer(chunk.column.timestamps, np.int64) for _, _, chunk in chunks]
+    kept = list(map(shortened, spans))
+    kept_to = np.cumsum([len(timestamps) for timestamps in kept])
     columns = [
         FloatArray.of(array("d", [of for of, _, _ in chunks])),
         [chunk.column.signal for _, _, chunk in chunks],
         [intake.is_late for _, intake, _ in chunks],
-        TimestampArray.of(array("q", [timestamps[0] for timestamps in spans])),
-        TimestampArray.of(array("q", [timestamps[-1] for timestamps in spans])),
+        TimestampArray.of(np.array([timestamps[0] for timestamps in spans])),
+        TimestampArray.of(np.array([timestamps[-1] for timestamps in spans])),
+        FloatArray.of(np.append(0, kept_to[:-1])),
+        FloatArray.of(kept_to),
         *_of_parts(raw),
-        TimestampArray.of(np.concatenate([np.frombuffer(timestamps, np.int64) for timestamps in spans])),
+        TimestampArray.of(np.concatenate(kept)),
         _together(raw),
     ]
     layers = [
@@ -238,7 +242,7 @@ def _layers(place: int, intake: Intake, chunk: Chunk) -> list[Part]:
 def _of_parts(parts: Sequence[Part]) -> list[FloatArray]:
     """Where each of them begins in all of them together, and the columns of their statistics."""
     ends = np.cumsum([len(part.values) for part in parts])
-    begins = np.concatenate(([0], ends[:-1]))
+    begins = np.append(0, ends[:-1])
     rows = [columns_of_statistics(statistics_of(np.frombuffer(part.values))) for part in parts]
     return [FloatArray.of(begins), *map(FloatArray.of, np.array(rows, np.float64).T)]
 

@@ -50,6 +50,18 @@ class TimestampArray(bytes):
         return cls(_packed(np.asarray(timestamps, np.int64) - EPOCH, _INTEGERS, TIMESTAMPTZ))
 
 
+def shortened(timestamps: Integers) -> Integers:
+    """What is kept of the timestamps of a chunk: the first two of more, where all are at the same distance."""
+    if len(timestamps) > 2 and (np.diff(timestamps) == timestamps[1] - timestamps[0]).all():
+        return timestamps[:2]
+    return timestamps
+
+
+def restored(kept: Integers, count: int) -> Integers:
+    """All `count` timestamps of a chunk, of which these are kept."""
+    return kept if len(kept) == count else kept[0] + np.arange(count) * (kept[1] - kept[0])
+
+
 def _packed(values: NDArray[Any], element: np.dtype[Any], oid: int) -> bytes:
     packed = np.empty(len(values), element)
     packed["length"] = 8

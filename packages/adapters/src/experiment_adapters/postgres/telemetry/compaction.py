@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, Floats, Integers, TimestampArray
+from experiment_adapters.postgres.telemetry.arrays import (
+    FloatArray,
+    Floats,
+    Integers,
+    TimestampArray,
+    restored,
+    shortened,
+)
 from experiment_adapters.postgres.telemetry.merging import statistics_of
 from experiment_domain.telemetry.batches import moment
 from experiment_domain.telemetry.compaction import FULL, ChunkHeader, Compaction, Pile, choose, mark
@@ -133,14 +140,14 @@ class Reception:
     @classmethod
     def of(cls, raw: Sequence[Row], physical: Sequence[Row]) -> "Reception":
         """Rows of chunks and of their layers, by position."""
-        counts = [len(timestamps) for _, _, timestamps, _ in raw]
+        counts = [len(values) for _, _, _, values in raw]
         layers: dict[UUID, list[Floats]] = {}
         for profile_id, values in physical:
             layers.setdefault(profile_id, []).append(values)
         return cls(
             positions=np.repeat(np.array([position for position, _, _, _ in raw], np.int64), counts),
             late=np.repeat(np.array([late for _, late, _, _ in raw], np.bool_), counts),
-            timestamps=np.concatenate([timestamps for _, _, timestamps, _ in raw]),
+            timestamps=np.concatenate([restored(kept, len(values)) for _, _, kept, values in raw]),
             values=np.concatenate([values for _, _, _, values in raw]),
             layers={profile_id: np.concatenate(parts) for profile_id, parts in layers.items()},
         )
@@ -259,7 +266,7 @@ class PostgresCompaction(Compaction):
                 *(session_id, series_id, position, bool(received.late[places[0]])),
                 *(moment(int(timestamps[0])), moment(int(timestamps[-1]))),
                 *columns_of_statistics(statistics_of(values)),
-                TimestampArray.of(timestamps),
+                TimestampArray.of(shortened(timestamps)),
                 FloatArray.of(values),
             ],
         )

@@ -203,10 +203,7 @@ async def opened(statements: Statements, found: Headers, places: Integers) -> li
         parameters,
     ).rows()
     # Sorting would make the server keep them all before it sends the first.
-    chunks = {
-        position: Opened(position=position, late=late, timestamps=timestamps, values=values)
-        for position, late, timestamps, values in rows
-    }
+    chunks = {row[0]: Opened.of(*row) for row in rows}
     return [chunks[position] for position in positions]
 
 
@@ -241,7 +238,10 @@ async def divided(
             AND chunk.position = wanted.position
         {join}
         {"AND physical.profile_id = %s" if profile else ""}
-        CROSS JOIN LATERAL (SELECT width_bucket(edge, chunk.timestamps) AS before OFFSET 0) AS divided
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN cardinality(timestamps) = chunk.count THEN width_bucket(edge, timestamps)
+            ELSE 1 + div(extract(epoch FROM edge - timestamps[1]), extract(epoch FROM timestamps[2] - timestamps[1]))
+        END::integer AS before OFFSET 0) AS divided
         """,
         [
             positions,

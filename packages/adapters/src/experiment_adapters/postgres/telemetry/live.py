@@ -7,7 +7,7 @@ from uuid import UUID
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.snapshots import Window, newest, snapshot
 from experiment_adapters.postgres.statements import Row, Statements
-from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, restored
 from experiment_domain.kernel.errors import Conflict
 from experiment_domain.telemetry.live import LiveChunk, LivePart, LiveReadings
 from experiment_domain.telemetry.store import Layer
@@ -22,10 +22,10 @@ _VALUES = {
 
 # Arrays are opened only of those chunks that are handed out: the others tell that there is more.
 _CHUNKS = """
-SELECT position, sensor_id, signal, profile_id, late,
+SELECT position, sensor_id, signal, profile_id, late, count,
     CASE WHEN before < %s AND number <= %s THEN timestamps END, CASE WHEN before < %s AND number <= %s THEN "values" END
 FROM (
-    SELECT chunk.position, sensor_id, signal, series.profile_id, late, timestamps, {values} AS "values",
+    SELECT chunk.position, sensor_id, signal, series.profile_id, late, chunk.count, timestamps, {values} AS "values",
         sum(chunk.count) OVER (ORDER BY chunk.position) - chunk.count AS before,
         row_number() OVER (ORDER BY chunk.position) AS number
     FROM (
@@ -37,6 +37,9 @@ FROM (
         AND physical.position = chunk.position
 ) AS headed ORDER BY position
 """
+
+_AT_TIMESTAMPS = 6
+"""Where the timestamps are in a row of `_CHUNKS`."""
 
 _IS_KNOWN = """
 SELECT NOT EXISTS (
@@ -77,7 +80,7 @@ class PostgresLive(LiveReadings):
         known = await self._statements.ask(_IS_KNOWN, [capture_session_id, window.seen]).value()
         if now is None or not known:
             raise Conflict("place_lost", "What was received since then is not known batch by batch any more.")
-        found = [row for row in rows if row[5] is not None]
+        found = [row for row in rows if row[_AT_TIMESTAMPS] is not None]
         more = len(found) < len(rows)
         places = window.behind([row[0] for row in found], now, more=more)
         live = [_live(row, layer, place) for row, place in zip(found, places, strict=True)]
@@ -91,7 +94,7 @@ def _wanted(chunks: list[LiveChunk], layer: Layer | None) -> list[LiveChunk]:
 
 
 def _live(row: Row, layer: Layer | None, place: str) -> LiveChunk:
-    position, sensor_id, signal, profile_id, late, timestamps, values = row
+    position, sensor_id, signal, profile_id, late, count, kept, values = row
     if layer is Layer.RAW:
         profile_id = None
     return LiveChunk(
@@ -102,7 +105,7 @@ def _live(row: Row, layer: Layer | None, place: str) -> LiveChunk:
         layer=Layer.RAW if profile_id is None else Layer.PHYSICAL,
         profile_id=profile_id,
         is_late=late,
-        timestamps=_array("q", timestamps),
+        timestamps=_array("q", restored(kept, count)),
         values=_array("d", values),
     )
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from attrs import evolve, frozen
 
-from experiment_adapters.postgres.telemetry.arrays import Floats, Integers
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, restored
 from experiment_domain.telemetry.statistics import LARGE, SMALL, Statistics
 
 AT_ONCE = 250_000
@@ -23,6 +23,11 @@ class Opened:
     late: bool
     timestamps: Integers
     values: Floats
+
+    @classmethod
+    def of(cls, position: int, late: bool, kept: Integers, values: Floats) -> "Opened":
+        """A chunk as its row has it, of whose timestamps not all may be kept."""
+        return cls(position=position, late=late, timestamps=restored(kept, len(values)), values=values)
 
     def between(self, low: int, high: int) -> "Opened":
         """Some of the readings, by their places."""

@@ -16,6 +16,7 @@ from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.sensors import HAS_TOKEN, SENSORS
 from experiment_adapters.postgres.statements import Row, Statements
 from experiment_adapters.postgres.telemetry.appending import append, append_presumed
+from experiment_adapters.postgres.telemetry.arrays import restored
 from experiment_adapters.postgres.telemetry.buckets import when
 from experiment_adapters.postgres.telemetry.merging import Merged, Sweep
 from experiment_adapters.postgres.telemetry.summaries import Summary, joined, opened, summaries
@@ -204,7 +205,8 @@ class PostgresTelemetry(TelemetryStore):
             first, last = map(moment, column.span)
             where = [session_id, sensor_id, column.signal, first, last]
             missing = set(zip(column.timestamps, column.values, strict=True))
-            for timestamps, values in await self._statements.ask(_RECEIVED, [*where, *where]).rows():
+            for kept, values in await self._statements.ask(_RECEIVED, [*where, *where]).rows():
+                timestamps = restored(kept, len(values))
                 low, high = (
                     np.searchsorted(timestamps, column.span[0]),
                     np.searchsorted(timestamps, column.span[1], "right"),

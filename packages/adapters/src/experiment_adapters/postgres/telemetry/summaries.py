@@ -187,8 +187,8 @@ async def _merged(statements: Statements, found: SummedChunks, aside: Flags) -> 
     for start, end in pairwise([0, *edges.tolist(), len(wanted)] if wanted else ()):
         columns = map(list, zip(*wanted[start:end], strict=True))
         rows = await statements.ask(_OPEN, [*columns]).rows()
-        for place, (_, position, late, timestamps, values) in enumerate(rows, start=start):
-            sweep.add(Opened(position=position, late=late, timestamps=timestamps, values=values))
+        for place, (_, *chunk) in enumerate(rows, start=start):
+            sweep.add(Opened.of(*chunk))
             owner = owners[place]
             if place + 1 == len(wanted) or owners[place + 1] != owner:
                 bound = None
@@ -221,10 +221,7 @@ async def opened(
         f"{' AND profile_id = %s' if profile_id is not None else ''} ORDER BY chunk.starts_at, position",
         parameters,
     )
-    return [
-        Opened(position=position, late=late, timestamps=timestamps, values=found)
-        for position, late, timestamps, found in await answer.rows()
-    ]
+    return [Opened.of(*row) for row in await answer.rows()]
 
 
 def joined(parts: Iterable[Part]) -> Part:
