@@ -10,7 +10,7 @@ from attrs import frozen
 
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.statements import Answer, Statements
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, TimestampArray, shortened
+from experiment_adapters.postgres.telemetry.arrays import FloatArray, PackedArray, TimestampArray, shortened
 from experiment_adapters.postgres.telemetry.merging import statistics_of
 from experiment_adapters.postgres.vigils import LIVING
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
@@ -23,9 +23,9 @@ NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
 _STATISTICS = ", ".join(NAMES)
 _VALUES = NAMES[1:]
 _BATCHES = """
-SELECT batch.* FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::bytea[], %s::integer[],
-    %s::integer[], %s::timestamptz[]) WITH ORDINALITY
-    AS batch (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at, place)
+SELECT batch.* FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[],
+    %s::timestamptz[], %s::timestamptz[]) WITH ORDINALITY
+    AS batch (sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at, place)
 """
 # Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is let
 # go in the end. It comes in a statement of its own: the next one then sees what was committed before.
@@ -40,7 +40,7 @@ SELECT set_config('experiment_service.held', coalesce(array_agg(place)::text, '{
 # What `Presumed.holds_by` says. A session that runs has no layer but that of the pin.
 _PRESUMED_BATCHES = f"""
 {_BATCHES}
-JOIN unnest(%s::integer[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
+JOIN unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
     AS presumed (version, updated_at, future_tolerance, profile_id, place) ON presumed.place = batch.place
 JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = presumed.version
     AND sensors.updated_at = presumed.updated_at
@@ -65,13 +65,13 @@ ON CONFLICT DO NOTHING
 
 # The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`; what is kept
 # of their timestamps as another one. Numbers are sent as floats, which hold them exactly, for there to be one kind of
-# array. Positions follow the order of reception; receipts, which are counted for them to be there first, have lower ones
-# than chunks. A chunk without a series is no row that can be inserted: nothing is, then.
+# array. Positions follow the order of reception; receipts, which are counted for them to be there first, have lower
+# ones than chunks. A chunk without a series is no row that can be inserted: nothing is, then.
 _SENT = f"""
 SELECT nextval('telemetry_positions') AS position, placed.* FROM (
     SELECT batches.capture_session_id, series.id AS series_id, chunk.*
     FROM unnest(%s::float8[], %s::text[], %s::boolean[], %s::timestamptz[], %s::timestamptz[],
-        %s::float8[], %s::float8[], %s::float8[]{", %s::float8[]" * len(NAMES)}) WITH ORDINALITY
+        %s::float8[], %s::float8[], %s::float8[]{", %s" * len(NAMES)}) WITH ORDINALITY
         AS chunk (batch, signal, late, starts_at, ends_at, kept_from, kept_to, begins, {_STATISTICS}, place)
     JOIN batches ON batches.place = chunk.batch
     LEFT JOIN telemetry_series AS series ON series.capture_session_id = batches.capture_session_id
@@ -95,7 +95,7 @@ INSERT INTO telemetry_physical_chunks
 SELECT sent.capture_session_id, sent.series_id, sent.position, layer.profile_id, layer.count,
     {", ".join(f"nullif(layer.{name}, 'NaN')" for name in _VALUES)},
     CASE WHEN layer.count < sent.count THEN array_replace(part, 'NaN', NULL) ELSE part END
-FROM unnest(%s::uuid[], %s::float8[], %s::float8[]{", %s::float8[]" * len(NAMES)})
+FROM unnest(%s::uuid[], %s::float8[], %s::float8[]{", %s" * len(NAMES)})
     AS layer (profile_id, place, begins, {_STATISTICS})
 JOIN sent USING (place)
 CROSS JOIN LATERAL (
@@ -107,15 +107,17 @@ CROSS JOIN LATERAL (
 def _keeping(batches: str, *, with_layers: bool) -> str:
     """The statement that keeps those of the batches that the one named says, and tells which they are."""
     physical = f", physical AS ({_PHYSICAL})" if with_layers else ""
-    return f"""
+    statement = f"""
     WITH batches AS MATERIALIZED ({batches}), receipts AS (
         INSERT INTO telemetry_batches
-            (sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at)
-        SELECT sensor_id, capture_session_id, received_at, key, digest, accepted, late, starts_at FROM batches
+            (sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at)
+        SELECT sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at FROM batches
         ORDER BY place RETURNING key
     ), sent AS MATERIALIZED ({_SENT}), raw AS ({_RAW}){physical}
     SELECT place FROM batches
     """
+    # Of one that is longer than 4,096 characters, psycopg looks for the parameters each time that it is sent.
+    return " ".join(statement.split())
 
 
 _KEEPING = {with_layers: _keeping(_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
@@ -141,18 +143,17 @@ def append(statements: Statements, intakes: Sequence[Intake], known: Collection[
 def append_presumed(statements: Statements, presumed: Sequence[Presumed]) -> Answer:
     """Keep those batches of which what was presumed holds; asked, in the end, for their numbers, from 1."""
     intakes = [one.intake for one in presumed]
-    session_ids = [intake.receipt.capture_session_id for intake in intakes]
-    sensor_ids = [one.sensor.id for one in presumed]
-    keys = [intake.receipt.key for intake in intakes]
-    statements.write(_TRY_LOCKS, [sensor_ids, keys, list(map(lock_key, session_ids))])
+    sensor_ids, session_ids, keys, *others = _columns_of_receipts(intakes)
+    locks = PackedArray.of_integers([lock_key(intake.receipt.capture_session_id) for intake in intakes])
+    statements.write(_TRY_LOCKS, [sensor_ids, keys, locks])
     chunks, layers = _columns_of_chunks(intakes)
     presumptions = [
-        [one.sensor.version for one in presumed],
-        [one.sensor.updated_at for one in presumed],
+        PackedArray.of_integers([one.sensor.version for one in presumed]),
+        PackedArray.of_moments([one.sensor.updated_at for one in presumed]),
         FloatArray.of(array("d", [one.future_tolerance for one in presumed])),
-        [intake.profile_id for intake in intakes],
+        PackedArray.of_uuids([intake.profile_id for intake in intakes]),
     ]
-    parameters = [*_columns_of_receipts(intakes), *presumptions, *chunks, *layers]
+    parameters = [sensor_ids, session_ids, keys, *others, *presumptions, *chunks, *layers]
     return statements.ask(_KEEPING_PRESUMED[bool(layers)], parameters)
 
 
@@ -171,17 +172,17 @@ def columns_of_statistics(statistics: Statistics | None) -> tuple[Any, ...]:
     )
 
 
-def _columns_of_receipts(intakes: Sequence[Intake]) -> list[Any]:
+def _columns_of_receipts(intakes: Sequence[Intake]) -> list[PackedArray]:
     receipts = [intake.receipt for intake in intakes]
     return [
-        [receipt.sensor_id for receipt in receipts],
-        [receipt.capture_session_id for receipt in receipts],
-        [receipt.received_at for receipt in receipts],
-        [receipt.key for receipt in receipts],
-        [receipt.digest for receipt in receipts],
-        [receipt.accepted for receipt in receipts],
-        [receipt.late for receipt in receipts],
-        [receipt.starts_at for receipt in receipts],
+        PackedArray.of_uuids([receipt.sensor_id for receipt in receipts]),
+        PackedArray.of_uuids([receipt.capture_session_id for receipt in receipts]),
+        PackedArray.of_texts([receipt.key for receipt in receipts]),
+        PackedArray.of_bytes([receipt.digest for receipt in receipts]),
+        PackedArray.of_integers([receipt.accepted for receipt in receipts]),
+        PackedArray.of_integers([receipt.late for receipt in receipts]),
+        PackedArray.of_moments([receipt.received_at for receipt in receipts]),
+        PackedArray.of_moments([receipt.starts_at for receipt in receipts]),
     ]
 
 
@@ -194,8 +195,8 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
     kept_to = np.cumsum([len(timestamps) for timestamps in kept])
     columns = [
         FloatArray.of(array("d", [of for of, _, _ in chunks])),
-        [chunk.column.signal for _, _, chunk in chunks],
-        [intake.is_late for _, intake, _ in chunks],
+        PackedArray.of_texts([chunk.column.signal for _, _, chunk in chunks]),
+        PackedArray.of_booleans([intake.is_late for _, intake, _ in chunks]),
         TimestampArray.of(np.array([timestamps[0] for timestamps in spans])),
         TimestampArray.of(np.array([timestamps[-1] for timestamps in spans])),
         FloatArray.of(np.append(0, kept_to[:-1])),
@@ -210,7 +211,7 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
     if not layers:
         return columns, []
     return columns, [
-        [part.profile_id for part in layers],
+        PackedArray.of_uuids([part.profile_id for part in layers]),
         FloatArray.of(array("d", [part.of for part in layers])),
         *_of_parts(layers),
         _together(layers),

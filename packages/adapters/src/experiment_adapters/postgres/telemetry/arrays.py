@@ -1,4 +1,4 @@
-"""Arrays of timestamps and floats in PostgreSQL's binary format, made and read by NumPy in one go.
+"""Arrays in PostgreSQL's binary format, those of timestamps and floats made and read by NumPy in one go.
 
 The format is that of `array_send` in PostgreSQL's source (src/backend/utils/adt/arrayfuncs.c): dimensions, a flag
 for nulls, the element type, then per dimension its length and lower bound, then per element its length and bytes,
@@ -6,7 +6,11 @@ all big-endian. A timestamptz is microseconds since 2000-01-01 UTC.
 """
 
 from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from struct import Struct
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +19,16 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 
+from experiment_domain.telemetry.batches import micros
+
 FLOAT8, FLOAT8_ARRAY = 701, 1022
 TIMESTAMPTZ, TIMESTAMPTZ_ARRAY = 1184, 1185
 EPOCH = 946_684_800_000_000
 """2000-01-01 in microseconds since the Unix epoch."""
 
 _HEADER = 20
+_FIVE, _LENGTH = Struct(">5i"), Struct(">i")
+_NULL = _LENGTH.pack(-1)
 _FLOATS = np.dtype([("length", ">i4"), ("value", ">f8")])
 _INTEGERS = np.dtype([("length", ">i4"), ("value", ">i8")])
 
@@ -48,6 +56,56 @@ class TimestampArray(bytes):
     def of(cls, timestamps: "array[int] | Integers") -> "TimestampArray":
         """Microseconds since the Unix epoch."""
         return cls(_packed(np.asarray(timestamps, np.int64) - EPOCH, _INTEGERS, TIMESTAMPTZ))
+
+
+class PackedArray(bytes):
+    """A short array of anything, nulls included, ready to be sent. The statement says of which type: `%s::uuid[]`.
+
+    Of the few items that lists have, the driver would look up for each how it is sent.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of_uuids(cls, values: Sequence[UUID | None]) -> "PackedArray":
+        """A `uuid[]`."""
+        return cls._of(2950, [None if value is None else value.bytes for value in values])
+
+    @classmethod
+    def of_texts(cls, values: Sequence[str]) -> "PackedArray":
+        """A `text[]`."""
+        return cls._of(25, [value.encode() for value in values])
+
+    @classmethod
+    def of_bytes(cls, values: Sequence[bytes]) -> "PackedArray":
+        """A `bytea[]`."""
+        return cls._of(17, values)
+
+    @classmethod
+    def of_booleans(cls, values: Sequence[bool]) -> "PackedArray":
+        """A `boolean[]`."""
+        return cls._of(16, [b"\1" if value else b"\0" for value in values])
+
+    @classmethod
+    def of_integers(cls, values: Sequence[int]) -> "PackedArray":
+        """A `bigint[]`."""
+        return cls._of(20, [value.to_bytes(8, signed=True) for value in values])
+
+    @classmethod
+    def of_moments(cls, values: Sequence[datetime | None]) -> "PackedArray":
+        """A `timestamptz[]`."""
+        stamps = [None if value is None else (micros(value) - EPOCH).to_bytes(8, signed=True) for value in values]
+        return cls._of(TIMESTAMPTZ, stamps)
+
+    @classmethod
+    def _of(cls, oid: int, items: Sequence[bytes | None]) -> "PackedArray":
+        parts = [_FIVE.pack(1, None in items, oid, len(items), 1)]
+        for item in items:
+            if item is None:
+                parts.append(_NULL)
+            else:
+                parts += (_LENGTH.pack(len(item)), item)
+        return cls(b"".join(parts))
 
 
 def shortened(timestamps: Integers) -> Integers:
@@ -91,6 +149,14 @@ class _TimestampArrayDumper(Dumper):
         return obj
 
 
+class _PackedArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = 0  # as the statement says
+
+    def dump(self, obj: bytes) -> Buffer:
+        return obj
+
+
 class _FloatArrayLoader(Loader):
     format = Format.BINARY
 
@@ -110,5 +176,6 @@ def register(connection: AsyncConnection[Any]) -> None:
     adapters = connection.adapters
     adapters.register_dumper(FloatArray, _FloatArrayDumper)
     adapters.register_dumper(TimestampArray, _TimestampArrayDumper)
+    adapters.register_dumper(PackedArray, _PackedArrayDumper)
     adapters.register_loader(FLOAT8_ARRAY, _FloatArrayLoader)
     adapters.register_loader(TIMESTAMPTZ_ARRAY, _TimestampArrayLoader)
