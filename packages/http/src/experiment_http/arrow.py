@@ -25,6 +25,7 @@ from experiment_domain.telemetry.batches import (
     Column,
 )
 from experiment_http.bodies import Buffer
+from experiment_http.columns import SentColumn
 from experiment_http.problems import Malformed, TooLarge
 
 MESSAGES = 1_000
@@ -253,14 +254,14 @@ class _Stream:
 
     def _columns(self) -> list[Column]:
         if len(self.fields) == 2:
-            return [Column(DEFAULT_SIGNAL, self.timestamps, self.values)]
+            return [SentColumn(DEFAULT_SIGNAL, self.timestamps, self.values)]
         places: dict[str, list[int]] = {}
         for place, signal in enumerate(self.signals):
             places.setdefault(signal, []).append(place)
         if len(places) == 1:
-            return [Column(self.signals[0], self.timestamps, self.values)]
+            return [SentColumn(self.signals[0], self.timestamps, self.values)]
         return [
-            Column(
+            SentColumn(
                 signal,
                 array("q", [self.timestamps[place] for place in held]),
                 array("d", [self.values[place] for place in held]),

@@ -87,6 +87,11 @@ class Column:
         """Whether the timestamps rise strictly, as those of most columns do."""
         return all(map(lt, self.timestamps, self.timestamps[1:]))
 
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every value is a finite number."""
+        return all(map(math.isfinite, self.values))
+
     @property
     def span(self) -> tuple[int, int]:
         """The earliest and the latest timestamp, where there is any."""
@@ -186,16 +191,12 @@ class Batch:
                 bad.append({"index": column.index(0), "signal": column.signal, "message": problem})
                 continue
             earliest, last = column.span
-            if earliest < EARLIEST or last > newest or not _finite(column.values):
+            if earliest < EARLIEST or last > newest or not column.is_finite:
                 bad.extend(_bad_readings(column, newest))
             elif not column.rises:
                 bad.extend(_repeats(column))
         if bad:
             raise BadReadings(sorted(bad, key=lambda error: error["index"])[:REPORTED])
-
-
-def _finite(values: "array[float]") -> bool:
-    return all(map(math.isfinite, values))
 
 
 def _signal_problem(signal: str, allowed: Sequence[str]) -> str | None:
