@@ -16,7 +16,7 @@ from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Services
-from experiment_http.gathering import Gathering
+from experiment_http.gathering import AT_ONCE, TOGETHER, Gathering
 from experiment_http.v1.batches import batch_from
 from http_api import World, new_world, refusal
 
@@ -152,28 +152,36 @@ async def test_what_comes_in_during_one_transaction_goes_into_the_next(
     assert len(await stored(world)) in (100, 101)
 
 
-async def test_one_transaction_begins_while_another_is_only_to_be_committed(
+async def test_another_transaction_begins_where_as_much_waits_as_it_has_room_for(
     units_of_work: UnitsOfWork, world: World
 ) -> None:
     gathering, units = await gathering_over(units_of_work, world)
     units.ending.clear()
-
-    async def under_way(number: int) -> None:
-        async with asyncio.timeout(30):
-            while units.under_way != number:  # noqa: ASYNC110 - it is the state of others
-                await asyncio.sleep(0.001)
-
     asked: list[asyncio.Task[Any]] = []
-    for stamp, number in ((1, 1), (2, 2), (3, 2), (4, 2)):
-        asked.append(asyncio.create_task(gathering.store(offer(world, stamp))))
-        await under_way(number)
-        await asyncio.sleep(0.01)
-    assert (len(units.began), units.under_way) == (2, 2)
+
+    async def ask(number: int) -> None:
+        first = len(asked) + 1
+        asked.extend(
+            [asyncio.create_task(gathering.store(offer(world, stamp))) for stamp in range(first, first + number)]
+        )
+        await asyncio.sleep(0.1)
+
+    await ask(1)
+    assert len(units.began) == 1
+    await ask(TOGETHER - 1)
+    assert len(units.began) == 1  # they wait for it to end
+    await ask(1)
+    assert len(units.began) == 2
+    await ask(2 * TOGETHER)
+    assert len(units.began) == AT_ONCE
+    await ask(TOGETHER)
+    assert len(units.began) == AT_ONCE
     assert not any(one.done() for one in asked)
     units.ending.set()
     async with asyncio.timeout(30):
         assert None not in await asyncio.gather(*asked)
-    assert len(units.began) == 3
+    assert len(units.began) == AT_ONCE + 1
+    assert len(await stored(world)) == 1 + len(asked)
 
 
 async def test_nobody_is_forgotten(units_of_work: UnitsOfWork, world: World) -> None:

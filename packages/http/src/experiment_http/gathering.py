@@ -17,8 +17,8 @@ from experiment_domain.usecases.telemetry import Accepted
 TOGETHER = 64
 READINGS = 50_000
 """A transaction has so many batches at most, and with more readings than these it takes no further one."""
-AT_ONCE = 2
-"""How many transactions are under way, at most."""
+AT_ONCE = 4
+"""How many transactions are under way, at most: a further one only where as much waits for it as it has room for."""
 
 log = structlog.get_logger("experiment_http.gathering")
 
@@ -39,15 +39,14 @@ class Waiting:
 class Gathering:
     """Stores batches of many sensors together: what a transaction costs is nearly the same for one and for many.
 
-    What comes in while one is begun is gathered for the next one, which begins when this one is only to be committed:
-    one is in the hands of the database then, and one in ours.
+    What comes in while one is under way is gathered for the next one.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._waiting: deque[Waiting] = deque()
-        self._gathering: asyncio.Task[None] | None = None
         self._storing: set[asyncio.Task[None]] = set()
+        self._beginning: asyncio.Task[None] | None = None
 
     async def store(self, offer: Offer) -> Accepted | None:
         """What became of a batch; None where nothing did, and it is to be stored by itself.
@@ -56,30 +55,35 @@ class Gathering:
         """
         waiting = Waiting(offer)
         self._waiting.append(waiting)
-        if self._gathering is None or self._gathering.done():
-            self._gathering = asyncio.create_task(self._gather())
+        self._begin()
         return await waiting.outcome
 
-    async def _gather(self) -> None:
-        while self._waiting:
-            if len(self._storing) == AT_ONCE:
-                await asyncio.wait(self._storing, return_when=asyncio.FIRST_COMPLETED)
-                continue
-            is_begun = asyncio.Event()
-            storing = asyncio.create_task(self._store(self._next(), is_begun))
-            self._storing.add(storing)
-            storing.add_done_callback(self._storing.discard)
-            await is_begun.wait()
+    def _begin(self) -> None:
+        """Begin a transaction, if one is due; it takes what waits when it runs, which may be more than now."""
+        if self._beginning is not None or not self._waiting:
+            return
+        if not self._storing or (len(self._storing) < AT_ONCE and self._fills_one()):
+            self._beginning = asyncio.create_task(self._store())
+            self._storing.add(self._beginning)
+            self._beginning.add_done_callback(self._end)
 
-    async def _store(self, together: Sequence[Waiting], is_begun: asyncio.Event) -> None:
+    def _end(self, storing: asyncio.Task[None]) -> None:
+        self._storing.discard(storing)
+        self._begin()
+
+    def _fills_one(self) -> bool:
+        return len(self._waiting) >= TOGETHER or sum(len(one.offer.batch) for one in self._waiting) >= READINGS
+
+    async def _store(self) -> None:
+        together, self._beginning = self._next(), None
+        self._begin()  # another one, of what is left
         outcomes: Sequence[Accepted | Unavailable | None]
         try:
             async with self._services.begin(System()) as work:
                 outcomes = await work.telemetry.ingest_at_once([one.offer for one in together])
-                is_begun.set()
         except Unavailable as unavailable:
             # Whoever waits for the next transaction would only wait for as long again.
-            together = [*together, *self._waiting]
+            together += self._waiting
             self._waiting.clear()
             outcomes = [unavailable] * len(together)
         except Refusal:
@@ -87,8 +91,6 @@ class Gathering:
         except Exception as error:
             log.exception("batches_not_stored_together", batches=len(together), exc_info=error)
             outcomes = [None] * len(together)
-        finally:
-            is_begun.set()
         for one, outcome in zip(together, outcomes, strict=True):
             _tell(one, outcome)
 
