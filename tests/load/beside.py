@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from experiment_adapters.auth.local import LocalKeys
 from experiment_adapters.postgres.telemetry import arrays
 from experiment_adapters.postgres.telemetry.appending import NAMES, columns_of_statistics
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, Integers, TimestampArray
+from experiment_adapters.postgres.telemetry.arrays import FloatArray, Integers, TimestampArray, shortened
 from experiment_adapters.postgres.telemetry.merging import statistics_of
 from experiment_domain.telemetry.batches import moment
 from experiment_http.cli.local import settings_of
@@ -189,7 +189,7 @@ async def chunks(bench: Bench, connection: psycopg.Connection, recording: Record
     def insert(number: int) -> None:
         stamps = np.arange(BATCH) * 1_000 + (FIRST + number * BATCH * 1_000)
         span = (moment(int(stamps[0])), moment(int(stamps[-1])))
-        raw = [False, *span, *raw_statistics, TimestampArray.of(stamps), FloatArray.of(values), *where]
+        raw = [False, *span, *raw_statistics, TimestampArray.of(shortened(stamps)), FloatArray.of(values), *where]
         if is_whole:
             layer = [found[0], *statistics, FloatArray.of(physical)]
             connection.execute(RAW_AND_PHYSICAL.encode(), [*raw, *layer], prepare=True, binary=True)
