@@ -1,5 +1,6 @@
 """Chunks that overlap in time, merged: of one timestamp the reading received last is the one that is read."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -104,17 +105,18 @@ def merge(chunks: Sequence[Opened]) -> Merged:
 
 def statistics_of(values: Floats) -> Statistics | None:
     """What `Statistics.of` says, by NumPy; NaN stands for no value."""
-    missing = np.isnan(values)
-    if missing.any():
-        values = values[~missing]
+    minimum = float(np.minimum.reduce(values, initial=math.inf))
+    if math.isnan(minimum):  # as it is where any of them is
+        values = values[~np.isnan(values)]
+        minimum = float(np.minimum.reduce(values, initial=math.inf))
     if not len(values):
         return None
-    minimum, maximum = float(values.min()), float(values.max())
+    maximum = float(np.maximum.reduce(values))
     peak = max(-minimum, maximum)
     if peak and not SMALL <= peak <= LARGE:
         # Their squares overflow or vanish: the domain's slower way knows what to do.
         return Statistics.of(values.tolist())
-    mean = float(values.mean())
+    mean = float(np.add.reduce(values)) / len(values)
     apart = values - mean
     return Statistics(
         count=len(values),
