@@ -71,6 +71,28 @@ async def test_chunks_that_are_merged_are_regular_if_their_readings_are(
 
 
 @pytest.mark.postgres
+async def test_timestamps_are_the_same_in_every_time_zone(
+    runner: object, postgres_units_of_work: UnitsOfWork, module_postgres_url: str
+) -> None:
+    """Days of 23 and 25 hours are those of clocks on walls."""
+    it = await Recorder.make(await Laboratory.open(postgres_units_of_work))
+    starts = [EARLIEST, 1_079_000_000_000_000, 1_696_000_000_123_456]
+    steps = [10_000 * 86_400_000_000, 86_400_000_000, 36 * 3_600_000_000 + 1]
+    for signal, start, step in zip("abc", starts, steps, strict=True):
+        await it.send(*((start + place * step, 1.0) for place in range(40)), signal=signal)
+    expected = [start + place * step for start, step in zip(starts, steps, strict=True) for place in range(40)]
+    for zone in ("UTC", "Europe/Berlin", "America/St_Johns"):
+        async with await psycopg.AsyncConnection.connect(module_postgres_url, options=f"-c timezone={zone}") as asking:
+            found = await asking.execute(
+                "SELECT (extract(epoch FROM stamp) * 1000000)::bigint FROM telemetry_chunks AS chunk,"
+                " unnest(timestamps_of(chunk)) WITH ORDINALITY AS held (stamp, place)"
+                " WHERE capture_session_id = %s ORDER BY position, place",
+                [it.session.id],
+            )
+            assert [stamp for (stamp,) in await found.fetchall()] == expected
+
+
+@pytest.mark.postgres
 async def test_no_series_is_removed(
     runner: object, postgres_units_of_work: UnitsOfWork, module_postgres_url: str
 ) -> None:

@@ -12,9 +12,11 @@ CREATE TRIGGER telemetry_series_are_never_truncated BEFORE TRUNCATE ON telemetry
 
 -- Sensors that are sampled by a clock are told by two timestamps.
 COMMENT ON COLUMN telemetry_chunks.timestamps IS 'Those of all readings, or the first two of more, where the others follow at the same distance: see timestamps_of.';
-CREATE FUNCTION timestamps_of(chunk telemetry_chunks) RETURNS timestamptz[] LANGUAGE sql STABLE AS $$
+-- In UTC: a day is not of 24 hours where whoever asks has another time zone.
+CREATE FUNCTION timestamps_of(chunk telemetry_chunks) RETURNS timestamptz[] LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN cardinality(chunk.timestamps) = chunk.count THEN chunk.timestamps ELSE ARRAY(
-        SELECT chunk.timestamps[1] + place * (chunk.timestamps[2] - chunk.timestamps[1])
+        SELECT (chunk.timestamps[1] AT TIME ZONE 'UTC' + place * (chunk.timestamps[2] - chunk.timestamps[1]))
+            AT TIME ZONE 'UTC'
         FROM generate_series(0, chunk.count - 1) AS place ORDER BY place
     ) END
 $$;
