@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from attrs import evolve
 from litestar import Litestar
 
 from experiment_adapters.vectorised import NumpyConverter
@@ -16,7 +17,7 @@ from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Services
-from experiment_http.gathering import AT_ONCE, TOGETHER, Gathering
+from experiment_http.gathering import AT_ONCE, COLUMNS, TOGETHER, Gathering
 from experiment_http.v1.batches import batch_from
 from http_api import World, new_world, refusal
 
@@ -182,6 +183,19 @@ async def test_another_transaction_begins_where_as_much_waits_as_it_has_room_for
         assert None not in await asyncio.gather(*asked)
     assert len(units.began) == AT_ONCE + 1
     assert len(await stored(world)) == 1 + len(asked)
+
+
+async def test_batches_of_many_signals_take_the_room_of_many(units_of_work: UnitsOfWork, world: World) -> None:
+    gathering, units = await gathering_over(units_of_work, world)
+    half = COLUMNS // 2
+    columns = [{"signal": f"s{number}", "timestamps": [BASE], "values": [1.0]} for number in range(half)]
+    wide = batch_from(json.dumps({"capture_session_id": world.session_id, "columns": columns}).encode())
+    asked = [
+        Offer(token_hash=token_hash(token_of(world)), batch=evolve(wide, batch_id=f"{number}")) for number in range(5)
+    ]
+    outcomes = await asyncio.gather(*map(gathering.store, [*asked, offer(world, 1)]))
+    assert [outcome is not None for outcome in outcomes] == [False] * 5 + [True]  # their series do not exist yet
+    assert len(units.began) == 3  # two, two, and the rest
 
 
 async def test_nobody_is_forgotten(units_of_work: UnitsOfWork, world: World) -> None:

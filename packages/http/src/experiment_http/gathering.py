@@ -16,7 +16,11 @@ from experiment_domain.usecases.telemetry import Accepted
 
 TOGETHER = 64
 READINGS = 50_000
-"""A transaction has so many batches at most, and with more readings than these it takes no further one."""
+COLUMNS = 512
+"""A transaction has so many batches at most, and with this many readings or columns it takes no further one.
+
+A column takes as long as hundreds of readings, and nobody else is answered meanwhile.
+"""
 AT_ONCE = 4
 """How many transactions are under way, at most: a further one only where as much waits for it as it has room for."""
 
@@ -72,7 +76,12 @@ class Gathering:
         self._begin()
 
     def _fills_one(self) -> bool:
-        return len(self._waiting) >= TOGETHER or sum(len(one.offer.batch) for one in self._waiting) >= READINGS
+        waiting = [one.offer.batch for one in self._waiting]
+        return (
+            len(waiting) >= TOGETHER
+            or sum(map(len, waiting)) >= READINGS
+            or sum(len(batch.columns) for batch in waiting) >= COLUMNS
+        )
 
     async def _store(self) -> None:
         together, self._beginning = self._next(), None
@@ -97,13 +106,14 @@ class Gathering:
     def _next(self) -> list[Waiting]:
         """The batches that have waited longest, for one transaction."""
         together: dict[tuple[bytes, str], Waiting] = {}
-        readings = 0
-        while self._waiting and len(together) < TOGETHER and readings < READINGS:
+        readings = columns = 0
+        while self._waiting and len(together) < TOGETHER and readings < READINGS and columns < COLUMNS:
             if self._waiting[0].key in together:
                 break
             one = self._waiting.popleft()
             together[one.key] = one
             readings += len(one.offer.batch)
+            columns += len(one.offer.batch.columns)
         return list(together.values())
 
 
