@@ -66,16 +66,18 @@ ON CONFLICT DO NOTHING
 # The readings of all chunks come as one array, of which each chunk takes its part, from where it `begins`; what is kept
 # of their timestamps as another one. Numbers are sent as floats, which hold them exactly, for there to be one kind of
 # array. Positions follow the order of reception; receipts, which are counted for them to be there first, have lower
-# ones than chunks. A chunk without a series is no row that can be inserted: nothing is, then.
+# ones than chunks. A chunk without a series is no row that can be inserted: nothing is, then. Series are found one
+# by one: joined to both sides that name them, all those of a session may be read for each chunk.
 _SENT = f"""
 SELECT nextval('telemetry_positions') AS position, placed.* FROM (
-    SELECT batches.capture_session_id, series.id AS series_id, chunk.*
+    SELECT capture_session_id, (
+        SELECT id FROM telemetry_series AS series WHERE series.capture_session_id = batches.capture_session_id
+            AND series.sensor_id = batches.sensor_id AND series.signal = chunk.signal
+    ) AS series_id, chunk.*
     FROM unnest(%s::float8[], %s::text[], %s::boolean[], %s::timestamptz[], %s::timestamptz[],
         %s::float8[], %s::float8[], %s::float8[]{", %s" * len(NAMES)}) WITH ORDINALITY
         AS chunk (batch, signal, late, starts_at, ends_at, kept_from, kept_to, begins, {_STATISTICS}, place)
     JOIN batches ON batches.place = chunk.batch
-    LEFT JOIN telemetry_series AS series ON series.capture_session_id = batches.capture_session_id
-        AND series.sensor_id = batches.sensor_id AND series.signal = chunk.signal
     CROSS JOIN (SELECT count(*) FROM receipts) AS kept
     ORDER BY place
 ) AS placed
