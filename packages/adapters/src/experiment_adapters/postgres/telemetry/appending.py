@@ -37,7 +37,8 @@ SELECT set_config('experiment_service.held', coalesce(array_agg(place)::text, '{
         AND pg_try_advisory_xact_lock_shared(session_lock)
 ) AS held
 """
-# What `Presumed.holds_by` says. A session that runs has no layer but that of the pin.
+# What `Presumed.holds_by` says. A session that runs has no layer but that of the pin. Of marks the latest one is asked
+# for, as by admission: joined, all those of a sensor may be read.
 _PRESUMED_BATCHES = f"""
 {_BATCHES}
 JOIN unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
@@ -56,7 +57,7 @@ WHERE batch.place = ANY(current_setting('experiment_service.held')::bigint[])
         SELECT FROM telemetry_batches AS known WHERE known.sensor_id = sensors.id AND known.key = batch.key
             AND known.capture_session_id = session.id
     )
-    AND NOT EXISTS (SELECT FROM telemetry_marks WHERE sensor_id = sensors.id AND ends_at >= batch.starts_at)
+    AND ((SELECT max(ends_at) FROM telemetry_marks WHERE sensor_id = sensors.id) < batch.starts_at) IS NOT FALSE
 """
 _NEW_SERIES = """
 INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id) VALUES (%s, %s, %s, %s)
