@@ -73,6 +73,8 @@ class Gathering:
 
     def _end(self, storing: asyncio.Task[None]) -> None:
         self._storing.discard(storing)
+        if storing is self._beginning:  # broken off before it took anything
+            self._beginning = None
         self._begin()
 
     def _fills_one(self) -> bool:
