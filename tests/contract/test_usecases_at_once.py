@@ -247,6 +247,42 @@ async def test_a_sign_of_life_that_is_due_is_given_by_a_batch_of_its_own(lab: La
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE sensors SET updated_at = updated_at + interval '1 second' WHERE id = %(sensor)s",
+        "UPDATE sensors SET last_seen_at = last_seen_at - interval '1 minute' WHERE id = %(sensor)s",
+        "UPDATE run_vigils SET alive_at = alive_at - interval '1 minute' WHERE run_id = %(run)s",
+        "UPDATE run_vigils SET warned_at = now() WHERE run_id = %(run)s",
+        "UPDATE capture_sessions SET deleted_at = now() WHERE id = %(session)s",
+        """
+        UPDATE capture_session_pins SET profile_id = (SELECT id FROM conversion_profiles WHERE sensor_id = %(sensor)s)
+        WHERE capture_session_id = %(session)s
+        """,
+        """
+        INSERT INTO telemetry_marks
+            (capture_session_id, sensor_id, late, starts_at, ends_at, received_from, received_to, readings, marks)
+        VALUES (%(session)s, %(sensor)s, false, now(), now(), now(), now(), 1, '{1}')
+        """,
+    ],
+)
+async def test_each_thing_that_was_found_is_asked_of_by_itself(
+    runner: asyncio.Runner, postgres_units_of_work: PostgresUnitsOfWork, module_postgres_url: str, change: str
+):
+    """Each of them alone, whatever else would have changed with it by the ways that there are."""
+    lab = await Laboratory.open(postgres_units_of_work)
+    made, session = await _recording(lab)
+    await lab.profile(made, 3.0, 0.0)
+    await lab.ingest(made, a_batch(a_column([0], [0.0]), session=session.id))  # publishing may have made a new version
+    good = _offer(made, a_batch(a_column([1], [1.0]), session=session.id))
+    assert await _at_once(lab, good) == await _accepted(session)
+    async with await psycopg.AsyncConnection.connect(module_postgres_url) as connection:
+        ids = {"sensor": made.sensor.id, "session": session.id, "run": session.run_id}
+        await connection.execute(change.encode(), ids)
+    assert await _at_once(lab, _offer(made, a_batch(a_column([2], [2.0]), session=session.id))) == [None]
+
+
+@pytest.mark.postgres
 async def test_nobody_is_waited_for(runner: asyncio.Runner, postgres_units_of_work: PostgresUnitsOfWork):
     lab = await Laboratory.open(postgres_units_of_work)
     free, free_session = await _recording(lab)
