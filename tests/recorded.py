@@ -26,7 +26,7 @@ SELECT %(sensor)s::uuid, 'sha256:' || encode(digest, 'hex'), %(session)s, digest
 FROM batch, sha256(convert_to(%(sensor)s || number::text, 'UTF8')) AS digest;
 INSERT INTO telemetry_chunks (transaction_id, capture_session_id, series_id, position, late, starts_at, ends_at, count,
     minimum, maximum, mean, squares, first, last, timestamps, "values")
-SELECT pg_current_xact_id(), %(session)s, %(series)s, position, false, {raw}, array_agg(at ORDER BY at),
+SELECT pg_current_xact_id(), %(session)s, %(series)s, position, false, {raw}, (array_agg(at ORDER BY at))[:2],
     array_agg(value ORDER BY at)
 FROM reading GROUP BY position ORDER BY position;
 INSERT INTO telemetry_physical_chunks

@@ -4,9 +4,14 @@ import asyncio
 
 import psycopg
 import pytest
+from psycopg import _queries
 
 from entities import a_batch, a_column
-from experiment_adapters.postgres.telemetry.appending import append_presumed
+from experiment_adapters.postgres.telemetry.appending import (
+    _KEEPING,  # pyright: ignore[reportPrivateUsage]
+    _KEEPING_PRESUMED,  # pyright: ignore[reportPrivateUsage]
+    append_presumed,
+)
 from experiment_adapters.postgres.unit_of_work import PostgresUnitOfWork, PostgresUnitsOfWork
 from experiment_domain.kernel.access import System
 from experiment_domain.telemetry.batches import micros
@@ -58,6 +63,12 @@ async def test_batches_of_many_sensors_are_kept_by_what_indexes_lead_to(
             kept = await append_presumed(statements, presumed).rows()
             assert len(kept) == SENSORS
             assert await statements.ask(_ROWS_READ, [_TABLES]).value() - before < MOST_ROWS
+
+
+def test_the_statements_are_short_enough_for_what_is_known_of_them_to_be_kept() -> None:
+    for statement in (*_KEEPING.values(), *_KEEPING_PRESUMED.values()):
+        assert len(statement) <= _queries.MAX_CACHED_STATEMENT_LENGTH
+        assert statement.count("%s") <= _queries.MAX_CACHED_STATEMENT_PARAMS
 
 
 async def _presumed(lab: Laboratory) -> list[Presumed]:

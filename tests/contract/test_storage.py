@@ -75,4 +75,4 @@ async def test_batches_of_a_thousand(runner: object, postgres_url: str):
         _vacuum(connection)
         stored = (bytes_stored(connection) - empty) / 300_000
     print(f"batches of 1,000, both layers: {stored:.1f} bytes each")
-    assert stored <= 32
+    assert stored <= 20

@@ -79,7 +79,7 @@ SELECT nextval('telemetry_positions') AS position, placed.* FROM (
         %s::float8[], %s::float8[], %s::float8[]{", %s" * len(NAMES)}) WITH ORDINALITY
         AS chunk (batch, signal, late, starts_at, ends_at, kept_from, kept_to, begins, {_STATISTICS}, place)
     JOIN batches ON batches.place = chunk.batch
-    CROSS JOIN (SELECT count(*) FROM receipts) AS kept
+    CROSS JOIN (SELECT count(*) FROM receipts) AS counted
     ORDER BY place
 ) AS placed
 """
@@ -119,7 +119,7 @@ def _keeping(batches: str, *, with_layers: bool) -> str:
     ), sent AS MATERIALIZED ({_SENT}), raw AS ({_RAW}){physical}
     SELECT place FROM batches
     """
-    # Of one that is longer than 4,096 characters, psycopg looks for the parameters each time that it is sent.
+    # In one of more than 4,096 characters, or 50 parameters, psycopg looks for these each time that it is sent.
     return " ".join(statement.split())
 
 
