@@ -238,9 +238,12 @@ async def divided(
             AND chunk.position = wanted.position
         {join}
         {"AND physical.profile_id = %s" if profile else ""}
+        CROSS JOIN LATERAL (SELECT width_bucket(edge, timestamps) AS found OFFSET 0) AS kept
         CROSS JOIN LATERAL (SELECT CASE
-            WHEN cardinality(timestamps) = chunk.count THEN width_bucket(edge, timestamps)
-            ELSE 1 + div(extract(epoch FROM edge - timestamps[1]), extract(epoch FROM timestamps[2] - timestamps[1]))
+            -- To ask how many are kept takes as long as to look for the edge: only where both of two lie before it.
+            WHEN found = 2 AND cardinality(timestamps) < chunk.count
+            THEN 1 + div(extract(epoch FROM edge - timestamps[1]), extract(epoch FROM timestamps[2] - timestamps[1]))
+            ELSE found
         END::integer AS before OFFSET 0) AS divided
         """,
         [
