@@ -1,4 +1,7 @@
-"""A unit of work that only writes goes to PostgreSQL in one go, and is kept whole or not at all."""
+"""A unit of work that only writes goes to PostgreSQL in one go, and is kept whole or not at all.
+
+Its end is said: where a pipeline is left to be a transaction by itself, an error at its end can throw libpq out of step.
+"""
 
 import asyncio
 from collections.abc import Iterator

@@ -15,7 +15,6 @@ from experiment_adapters.postgres.errors import refusals
 
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
-BEGIN: LiteralString = "BEGIN"
 TRIAL_LASTS = 1.0
 """Seconds within which an idle connection answers, or is parted with."""
 _Queued = tuple[str, Sequence[Any], "Answer | None", bool]
@@ -83,7 +82,7 @@ class Statements:
         self._pool = pool
         self._patience = patience
         self._in_transaction = in_transaction
-        self._begin: LiteralString = BEGIN if in_transaction else ""
+        self._begin: LiteralString = "BEGIN" if in_transaction else ""
         self._queue: list[_Queued] = []
         self._stack = AsyncExitStack()
         self._connection: Connection | None = None
@@ -145,11 +144,9 @@ class Statements:
             hang_up.cancel()
 
     async def _send(self, connection: Connection, queue: Sequence[_Queued], *, commit: bool) -> None:
-        # What is all sent at once and committed is a transaction without anybody saying so: that of the pipeline.
-        is_whole = commit and not self._open and self._begin == BEGIN
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
-            if self._begin and not self._open and not is_whole:
+            if self._begin and not self._open:
                 await connection.execute(self._begin, prepare=False)
                 self._open = True
             for sql, parameters, answer, prepare in queue:
@@ -159,7 +156,7 @@ class Statements:
                 await cursor.execute(cast("LiteralString", sql), parameters, prepare=prepare)
                 if answer is not None:
                     answer.cursor = cursor
-            if commit and not is_whole:
+            if commit:
                 await connection.execute("COMMIT", prepare=False)
 
     async def commit(self) -> None:
