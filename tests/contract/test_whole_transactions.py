@@ -1,6 +1,7 @@
 """A unit of work that only writes goes to PostgreSQL in one go, and is kept whole or not at all.
 
-Its end is said: where a pipeline is left to be a transaction by itself, an error at its end can throw libpq out of step.
+Its end is said: where the pipeline is left to be a transaction by itself, an error at its end throws the driver out of
+step.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from experiment_adapters.postgres.statements import Pool, Statements
+from experiment_domain.kernel.errors import Conflict
 
 TABLE = "whole_transactions"
 INSERT = f"INSERT INTO {TABLE} VALUES (%s)"
@@ -78,7 +80,7 @@ async def test_nothing_is_kept_of_one_that_fails_when_it_is_committed(pool: Pool
     """Nobody is told that something was kept which a deferred constraint has refused in the very end."""
     await _write(pool, 1)
     for numbers in ((5, 6, 1), (7, 7)):
-        with pytest.raises(psycopg.Error):
+        with pytest.raises(Conflict):
             await _write(pool, *numbers)
         assert await _kept(pool) == [1]
     await _write(pool, 2)
