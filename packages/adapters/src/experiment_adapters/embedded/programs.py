@@ -28,8 +28,8 @@ def account_for(files: Path) -> dict[str, Any]:
         entry = pwd.getpwnam(USER_FOR_ROOT)
     except KeyError:
         try:
-            subprocess.run(  # noqa: S603
-                ["useradd", "--system", "--user-group", "--no-create-home", USER_FOR_ROOT],  # noqa: S607
+            subprocess.run(  # noqa: S603 - nothing in it comes from outside
+                ["useradd", "--system", "--user-group", "--no-create-home", USER_FOR_ROOT],  # noqa: S607 - where it lies differs
                 check=True,
                 capture_output=True,
             )
@@ -56,7 +56,7 @@ def require_entrance(account: Mapping[str, Any], data_dir: Path) -> None:
 
 def _succeeds(account: Mapping[str, Any], *command: str) -> bool:
     try:
-        subprocess.run(command, capture_output=True, check=True, cwd="/", **account)  # noqa: S603
+        subprocess.run(command, capture_output=True, check=True, cwd="/", **account)  # noqa: S603 - our own command
     except (PermissionError, subprocess.CalledProcessError):
         return False
     return True
