@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from experiment_http.cli.failure import CommandFailed
@@ -374,7 +375,7 @@ def test_broken_off_and_completed(here: Here, home: Path, recordings: Sequence[P
         with client_of(up, token) as client:
             for number in (signal.SIGKILL, signal.SIGINT, None):
                 replay = start([*arguments, "--speed", "200"], home)
-                sent = wait_for_more(client, sent)
+                sent = wait_for_more(client, replay, sent)
                 if number is None:
                     up.kill()
                 else:
@@ -412,9 +413,10 @@ def readings_in(client: httpx.Client) -> int:
     return 0
 
 
-def wait_for_more(client: httpx.Client, before: int) -> int:
+def wait_for_more(client: httpx.Client, replay: "subprocess.Popen[str]", before: int) -> int:
+    """Waits until it speaks to the service: what came last of one that was killed is more, too."""
     deadline = time.monotonic() + 60
-    while (count := readings_in(client)) <= before + 100:
+    while not psutil.Process(replay.pid).net_connections() or (count := readings_in(client)) <= before + 100:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
     return count
