@@ -185,6 +185,31 @@ async def test_another_transaction_begins_where_as_much_waits_as_it_has_room_for
     assert len(await stored(world)) == 1 + len(asked)
 
 
+async def test_another_transaction_begins_where_nobody_is_left_to_wait_for(
+    units_of_work: UnitsOfWork, world: World
+) -> None:
+    """Eight clients that wait for their answers: all of them are here, so that no further batch can come."""
+    gathering, units = await gathering_over(units_of_work, world)
+    stamps = iter(range(1, 10_000))
+
+    def ask(number: int) -> list[asyncio.Task[Any]]:
+        return [asyncio.create_task(gathering.store(offer(world, next(stamps)))) for _ in range(number)]
+
+    for _ in range(60):
+        await asyncio.gather(*ask(8))
+    units.ending.clear()
+    units.began.clear()
+    asked: list[asyncio.Task[Any]] = []
+    for number, transactions in ((1, 1), (6, 1), (1, 2), (7, 2)):
+        asked += ask(number)
+        await asyncio.sleep(0.1)
+        assert len(units.began) == transactions
+    units.ending.set()
+    async with asyncio.timeout(30):
+        assert None not in await asyncio.gather(*asked)
+    assert len(units.began) == 3
+
+
 async def test_batches_of_many_signals_take_the_room_of_many(units_of_work: UnitsOfWork, world: World) -> None:
     gathering, units = await gathering_over(units_of_work, world)
     half = COLUMNS // 2

@@ -1,15 +1,17 @@
 """Batches of requests that are under way at the same time: one transaction stores as many as wait for it."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Refusal, Unavailable
+from experiment_domain.telemetry.batches import Batch
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.usecases import Services
 from experiment_domain.usecases.telemetry import Accepted
@@ -22,9 +24,31 @@ COLUMNS = 512
 A column takes as long as hundreds of readings, and nobody else is answered meanwhile.
 """
 AT_ONCE = 4
-"""How many transactions are under way, at most: a further one only where as much waits for it as it has room for."""
+"""How many transactions are under way, at most: a further one only where nobody is left to wait for."""
+FORGOTTEN = 1 / 16
+"""With each transaction that sees fewer batches at once, by this part fewer are expected."""
 
 log = structlog.get_logger("experiment_http.gathering")
+
+
+@define
+class Amount:
+    """How much there is of batches: counted as they come and go, not over again for each of them."""
+
+    batches: int = 0
+    readings: int = 0
+    columns: int = 0
+
+    def add(self, batch: Batch, times: int = 1) -> None:
+        """Count one; -1 `times` where it goes."""
+        self.batches += times
+        self.readings += times * len(batch)
+        self.columns += times * len(batch.columns)
+
+    @property
+    def fills_one(self) -> bool:
+        """Whether a transaction takes no more than that."""
+        return self.batches >= TOGETHER or self.readings >= READINGS or self.columns >= COLUMNS
 
 
 @frozen(eq=False)
@@ -49,6 +73,9 @@ class Gathering:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._waiting: deque[Waiting] = deque()
+        self._amount = Amount()  # of what waits
+        self._being_stored = 0
+        self._expected = float(TOGETHER * AT_ONCE)  # at once; until it is known better
         self._storing: set[asyncio.Task[None]] = set()
         self._beginning: asyncio.Task[None] | None = None
 
@@ -59,14 +86,21 @@ class Gathering:
         """
         waiting = Waiting(offer)
         self._waiting.append(waiting)
+        self._amount.add(offer.batch)
         self._begin()
         return await waiting.outcome
 
     def _begin(self) -> None:
-        """Begin a transaction, if one is due; it takes what waits when it runs, which may be more than now."""
+        """Begin a transaction, if one is due; it takes what waits when it runs, which may be more than now.
+
+        Beside others, it is due if it is full, or if just as many wait or are stored as there are at once of late: who
+        has sent a batch most often sends the next one when it is answered, and to wait would only leave us idle. Where
+        more come than that, nobody knows how many there will be.
+        """
         if self._beginning is not None or not self._waiting:
             return
-        if not self._storing or (len(self._storing) < AT_ONCE and self._fills_one()):
+        nobody_is_missing = self._amount.fills_one or self._here == math.ceil(self._expected)
+        if not self._storing or (len(self._storing) < AT_ONCE and nobody_is_missing):
             self._beginning = asyncio.create_task(self._store())
             self._storing.add(self._beginning)
             self._beginning.add_done_callback(self._end)
@@ -77,17 +111,23 @@ class Gathering:
             self._beginning = None
         self._begin()
 
-    def _fills_one(self) -> bool:
-        waiting = [one.offer.batch for one in self._waiting]
-        return (
-            len(waiting) >= TOGETHER
-            or sum(map(len, waiting)) >= READINGS
-            or sum(len(batch.columns) for batch in waiting) >= COLUMNS
-        )
+    @property
+    def _here(self) -> int:
+        """How many batches wait or are being stored."""
+        return len(self._waiting) + self._being_stored
 
     async def _store(self) -> None:
         together, self._beginning = self._next(), None
+        taken = len(together)
+        self._being_stored += taken
         self._begin()  # another one, of what is left
+        try:
+            await self._store_together(together)
+        finally:
+            self._expected = max(self._here, (1 - FORGOTTEN) * self._expected)
+            self._being_stored -= taken
+
+    async def _store_together(self, together: list[Waiting]) -> None:
         outcomes: Sequence[Accepted | Unavailable | None]
         try:
             async with self._services.begin(System()) as work:
@@ -96,6 +136,7 @@ class Gathering:
             # Whoever waits for the next transaction would only wait for as long again.
             together += self._waiting
             self._waiting.clear()
+            self._amount = Amount()
             outcomes = [unavailable] * len(together)
         except Refusal:
             outcomes = [None] * len(together)  # what is refused by itself leaves the others as they are
@@ -108,14 +149,11 @@ class Gathering:
     def _next(self) -> list[Waiting]:
         """The batches that have waited longest, for one transaction."""
         together: dict[tuple[bytes, str], Waiting] = {}
-        readings = columns = 0
-        while self._waiting and len(together) < TOGETHER and readings < READINGS and columns < COLUMNS:
-            if self._waiting[0].key in together:
-                break
-            one = self._waiting.popleft()
-            together[one.key] = one
-            readings += len(one.offer.batch)
-            columns += len(one.offer.batch.columns)
+        taken = Amount()
+        while self._waiting and not taken.fills_one and (one := self._waiting[0]).key not in together:
+            together[one.key] = self._waiting.popleft()
+            taken.add(one.offer.batch)
+            self._amount.add(one.offer.batch, -1)
         return list(together.values())
 
 
