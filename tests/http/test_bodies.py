@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from backports import zstd
 
+from experiment_http import bodies
 from http_api import API, Client, World, documented, refusal
 from nasty_json import NO_VALUES, VALUES, malformed, unfitting
 
@@ -307,6 +308,33 @@ async def test_a_large_body_of_a_stranger_is_not_waited_for(world: World, runner
         sent = 0
         refusal(await caller.send("POST", "/telemetry", content=parts(), headers=headers), status, code)
         assert (sent < 8) is (caller is not world.sensor)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_whole"),
+    [
+        ({b"content-length": b"3"}, True),
+        ({b"content-length": b"4"}, False),
+        ({b"content-length": b"03"}, False),
+        ({}, False),
+        ({b"content-length": b"3", b"transfer-encoding": b"chunked"}, False),
+    ],
+)
+async def test_of_a_body_whose_length_is_known_the_end_is_not_asked_for(
+    runner: object, headers: dict[bytes, bytes], is_whole: bool
+) -> None:
+    messages = [
+        {"type": "http.request", "body": b"{} ", "more_body": True},
+        {"type": "http.request", "body": b" ", "more_body": False},
+    ]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    kind = bodies.BodyKind(schema=dict, decode=json.loads)
+    body = await bodies.read(receive, {b"content-type": b"application/json", **headers}, kind, 1.0)
+    assert body == (b"{} " if is_whole else b"{}  ")
+    assert bool(messages) is is_whole
 
 
 async def test_a_caller_who_goes_away_leaves_nothing(world: World, runner: object) -> None:

@@ -81,7 +81,7 @@ async def read(
     if length.isdigit() and (len(length) > 15 or int(length) > kind.limit):
         raise TooLarge.than(kind.limit)
     message: Any = await receive()
-    if not message.get("more_body") and message["type"] == "http.request":
+    if message["type"] == "http.request" and _is_whole(message, headers):
         unpacker.feed(message.get("body", b""))
     else:
         try:
@@ -95,6 +95,14 @@ async def read(
     elif kind.required:
         raise Malformed("body_required", f"This operation needs a body{_least(kind.schema)}.")
     return body
+
+
+def _is_whole(message: Any, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether nothing follows: of a body whose length is known the server need not be asked for its end."""
+    if not message.get("more_body"):
+        return True
+    length = headers.get(b"content-length") if b"transfer-encoding" not in headers else None
+    return length is not None and length == b"%d" % len(message.get("body", b""))
 
 
 def _least(schema: Any) -> str:
