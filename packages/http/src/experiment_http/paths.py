@@ -8,6 +8,8 @@ def routed(raw_path: bytes) -> str:
 
     U+FFFD stands for what is no UTF-8.
     """
+    if b"%" not in raw_path:
+        return raw_path.decode(errors="replace")
     parts = (unquote_to_bytes(part).decode(errors="replace") for part in raw_path.split(b"/"))
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
 

@@ -37,12 +37,18 @@ class RequestMetrics:
             buckets=BUCKETS,
             registry=registry,
         )
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def record(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request. Methods and routes are only known ones, or there would be no end of them."""
         method = method if method in METHODS else "OTHER"
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        known = self._known.get((method, route, status))
+        if known is None:  # finding them takes longer than counting
+            known = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+            self._known[method, route, status] = known
+        requests, durations = known
+        requests.inc()
+        durations.observe(seconds)
 
 
 class HeadAnswered(BaseException):

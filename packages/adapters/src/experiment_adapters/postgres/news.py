@@ -1,7 +1,7 @@
 """News between processes, by LISTEN and NOTIFY.
 
 NOTIFY makes transactions commit one after the other, so none that does anything sends one: after its commit, the topics
-wait for the next notification of the process, of which there are a few dozen in a second at most, each a transaction
+wait for the next notification of the process, of which there are twenty in a second at most, each a transaction
 of its own that writes nothing. Everybody who waits in a process shares its one connection that listens.
 """
 
@@ -21,7 +21,7 @@ from experiment_domain.kernel.news import Hints, News
 
 CHANNEL = "experiment_news"
 APPLICATION_NAME = "experiment-service listener"
-PAUSE = 0.02
+PAUSE = 0.05
 """Seconds between two notifications of one process."""
 TOPICS = 100
 """How many topics a notification names at most: it has room for 8,000 bytes."""

@@ -149,7 +149,7 @@ class Batch:
     def __len__(self) -> int:
         return sum(map(len, self.columns))
 
-    @property
+    @cached_property
     def begins(self) -> int | None:
         """The earliest timestamp in microseconds; None where there is none, or none within the years."""
         begins = min((column.span[0] for column in self.columns if len(column)), default=None)
@@ -167,7 +167,7 @@ class Batch:
             content.update(column.values)
         return content.digest()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The identity of this batch among those of its sensor and session."""
         return f"id:{self.batch_id}" if self.batch_id is not None else f"sha256:{self.digest.hex()}"
