@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -195,16 +196,18 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
     raw = [Part(place, None, chunk.column.values) for place, (_, _, chunk) in enumerate(chunks, start=1)]
     spans = [np.frombuffer(chunk.column.timestamps, np.int64) for _, _, chunk in chunks]
     kept = list(map(shortened, spans))
-    kept_to = np.cumsum([len(timestamps) for timestamps in kept])
+    kept_to = list(accumulate(map(len, kept)))
+    kept_from = [0, *kept_to[:-1]]
+    places = [of for of, _, _ in chunks]
+    numbers = [(*one, *part) for *one, part in zip(places, kept_from, kept_to, _rows_of_parts(raw), strict=True)]
+    of, *others = FloatArray.of_columns(numbers)
     columns = [
-        FloatArray.of(array("d", [of for of, _, _ in chunks])),
+        of,
         PackedArray.of_texts([chunk.column.signal for _, _, chunk in chunks]),
         PackedArray.of_booleans([intake.is_late for _, intake, _ in chunks]),
         TimestampArray.of(np.array([timestamps[0] for timestamps in spans])),
         TimestampArray.of(np.array([timestamps[-1] for timestamps in spans])),
-        FloatArray.of(np.append(0, kept_to[:-1])),
-        FloatArray.of(kept_to),
-        *_of_parts(raw),
+        *others,
         TimestampArray.of(np.concatenate(kept)),
         _together(raw),
     ]
@@ -215,8 +218,7 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
         return columns, []
     return columns, [
         PackedArray.of_uuids([part.profile_id for part in layers]),
-        FloatArray.of(array("d", [part.of for part in layers])),
-        *_of_parts(layers),
+        *FloatArray.of_columns([(part.of, *row) for part, row in zip(layers, _rows_of_parts(layers), strict=True)]),
         _together(layers),
     ]
 
@@ -243,12 +245,13 @@ def _layers(place: int, intake: Intake, chunk: Chunk) -> list[Part]:
     return [Part(place, intake.profile_id, chunk.physical), *others]
 
 
-def _of_parts(parts: Sequence[Part]) -> list[FloatArray]:
-    """Where each of them begins in all of them together, and the columns of their statistics."""
-    ends = np.cumsum([len(part.values) for part in parts])
-    begins = np.append(0, ends[:-1])
-    rows = [columns_of_statistics(statistics_of(np.frombuffer(part.values))) for part in parts]
-    return [FloatArray.of(begins), *map(FloatArray.of, np.array(rows, np.float64).T)]
+def _rows_of_parts(parts: Sequence[Part]) -> list[tuple[float | None, ...]]:
+    """Where each of them begins in all of them together, and the columns of its statistics."""
+    ends = accumulate(len(part.values) for part in parts)
+    return [
+        (end - len(part.values), *columns_of_statistics(statistics_of(np.frombuffer(part.values))))
+        for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 def _together(parts: Sequence[Part]) -> FloatArray:
