@@ -119,8 +119,8 @@ async def beside(bench: Bench) -> list[Row]:
     url = database_of(bench.up.data_dir)
     with psycopg.connect(url, autocommit=True) as connection:
         arrays.register(connection)  # pyright: ignore[reportArgumentType] - of its adapters alone
-        note("raw", "raw chunks through psycopg", await chunks(bench, connection, other, is_whole=False))
-        note("chunks", "chunks of both layers through psycopg", await chunks(bench, connection, other, is_whole=True))
+        amount = await chunks(bench, connection, other, bench.seconds, is_whole=False)
+        note("raw", "raw chunks through psycopg", amount)
         what = f"rows of both layers through psycopg, {ROWS:,} a statement"
         for key, form, statement, parameters in (
             ("rows", what, STATEMENT_OF_VALUES, values_of_rows),
@@ -128,10 +128,15 @@ async def beside(bench: Bench) -> list[Row]:
         ):
             # In a thread: the idle connections of the generator are looked after meanwhile.
             note(key, form, await asyncio.to_thread(by_rows, bench, connection, statement, parameters))
+        # Before REST and after it: a machine that becomes slower or faster meanwhile favours neither.
+        half = bench.seconds / 2
+        readings, seconds = await chunks(bench, connection, other, half, is_whole=True)
         measure, before = Measure(), size_of(connection)
         amount = await taken_in(bench, bench.pool, senders, measure)
         note("rest", f"REST, one process, {CLIENTS} clients", amount, measure)
         per_reading = (size_of(connection) - before) / amount[0]
+        more, longer = await chunks(bench, connection, other, half, is_whole=True)
+        note("chunks", "chunks of both layers through psycopg", (readings + more, seconds + longer))
     measure = Measure()
     note("sockets", f"WebSocket, one process, {CLIENTS} clients", await by_sockets(bench, senders, measure), measure)
     bench.notes.extend(bar.told(rates) for bar in BARS)
@@ -172,7 +177,9 @@ async def each_alone(bench: Bench, rates: dict[str, float], note: Note) -> None:
     bench.notes.append(f"REST ÷ InfluxDB that is not told of sessions, sensors and signals: {ratio:.2f}")
 
 
-async def chunks(bench: Bench, connection: psycopg.Connection, recording: Recording, *, is_whole: bool) -> Amount:
+async def chunks(
+    bench: Bench, connection: psycopg.Connection, recording: Recording, seconds: float, *, is_whole: bool
+) -> Amount:
     """The chunk of a batch by itself, each committed, on one connection."""
     sensor = bench.api.bearing(recording.token)
     await sensor.call("POST", "/telemetry", next(recording.bodies))  # makes the series
@@ -196,7 +203,7 @@ async def chunks(bench: Bench, connection: psycopg.Connection, recording: Record
         else:
             connection.execute(RAW.encode(), raw, prepare=True, binary=True)
 
-    return repeated(bench.seconds, insert, BATCH)
+    return repeated(seconds, insert, BATCH)
 
 
 _UPSERT = " ON CONFLICT (series_id, at) DO UPDATE SET value = excluded.value, physical = excluded.physical"
