@@ -310,6 +310,18 @@ async def test_a_large_body_of_a_stranger_is_not_waited_for(world: World, runner
         assert (sent < 8) is (caller is not world.sensor)
 
 
+async def test_a_large_body_of_a_stranger_is_not_parsed(world: World, runner: object) -> None:
+    """It may be packed in so few bytes that it arrives at once, and to parse it takes a second."""
+    packed = zstd.compress(b" " * (4 << 20))
+    headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+    for caller, status, code in (
+        (Client(world.app, "xps_nobodys"), 401, "unauthenticated"),
+        (world.editor, 403, "forbidden"),
+        (world.sensor, 400, "malformed_body"),
+    ):
+        refusal(await caller.send("POST", "/telemetry", content=packed, headers=headers), status, code)
+
+
 @pytest.mark.parametrize(
     ("headers", "is_whole"),
     [

@@ -75,7 +75,7 @@ async def read(
     timeout: float,  # noqa: ASYNC109 - TimeoutError becomes a refusal here
     let_in: Callable[[], Awaitable[None]] = _anybody,
 ) -> Buffer:
-    """The bytes of the body, unpacked. `let_in` is asked before more than an ordinary body is held for long."""
+    """The unpacked body. `let_in` is asked before more than an ordinary one is parsed, or held for long."""
     unpacker = _unpacker(headers.get(b"content-encoding"), kind)
     length = headers.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 15 or int(length) > kind.limit):
@@ -83,6 +83,8 @@ async def read(
     message: Any = await receive()
     if message["type"] == "http.request" and _is_whole(message, headers):
         unpacker.feed(message.get("body", b""))
+        if unpacker.held > ORDINARY:  # a few packed bytes may be very many
+            await let_in()
     else:
         try:
             async with asyncio.timeout(timeout):
