@@ -74,7 +74,7 @@ class Gathering:
         self._services = services
         self._waiting: deque[Waiting] = deque()
         self._amount = Amount()  # of what waits
-        self._being_stored = 0
+        self._here = 0  # how many batches wait or are being stored
         self._expected = float(TOGETHER * AT_ONCE)  # at once; until it is known better
         self._storing: set[asyncio.Task[None]] = set()
         self._beginning: asyncio.Task[None] | None = None
@@ -87,6 +87,7 @@ class Gathering:
         waiting = Waiting(offer)
         self._waiting.append(waiting)
         self._amount.add(offer.batch)
+        self._here += 1
         self._begin()
         return await waiting.outcome
 
@@ -111,23 +112,9 @@ class Gathering:
             self._beginning = None
         self._begin()
 
-    @property
-    def _here(self) -> int:
-        """How many batches wait or are being stored."""
-        return len(self._waiting) + self._being_stored
-
     async def _store(self) -> None:
         together, self._beginning = self._next(), None
-        taken = len(together)
-        self._being_stored += taken
         self._begin()  # another one, of what is left
-        try:
-            await self._store_together(together)
-        finally:
-            self._expected = max(self._here, (1 - FORGOTTEN) * self._expected)
-            self._being_stored -= taken
-
-    async def _store_together(self, together: list[Waiting]) -> None:
         outcomes: Sequence[Accepted | Unavailable | None]
         try:
             async with self._services.begin(System()) as work:
@@ -143,6 +130,9 @@ class Gathering:
         except Exception as error:
             log.exception("batches_not_stored_together", batches=len(together), exc_info=error)
             outcomes = [None] * len(together)
+        finally:
+            self._expected = max(self._here, (1 - FORGOTTEN) * self._expected)
+            self._here -= len(together)
         for one, outcome in zip(together, outcomes, strict=True):
             _tell(one, outcome)
 
