@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -95,6 +95,12 @@ def token_of(world: World) -> str:
 def offer(world: World, stamp: int) -> Offer:
     """A batch on its way to be gathered."""
     return Offer(token_hash=token_hash(token_of(world)), batch=batch_from(batch(world, stamp)))
+
+
+def asking(gathering: Gathering, world: World) -> Callable[[int], list[asyncio.Task[Any]]]:
+    """What sends so many new batches at once."""
+    stamps = iter(range(1, 10_000))
+    return lambda number: [asyncio.create_task(gathering.store(offer(world, next(stamps)))) for _ in range(number)]
 
 
 async def test_each_is_answered_for_itself(app: Litestar, runner: object) -> None:
@@ -190,13 +196,11 @@ async def test_another_transaction_begins_where_nobody_is_left_to_wait_for(
 ) -> None:
     """Eight clients that wait for their answers: all of them are here, so that no further batch can come."""
     gathering, units = await gathering_over(units_of_work, world)
-    stamps = iter(range(1, 10_000))
-
-    def ask(number: int) -> list[asyncio.Task[Any]]:
-        return [asyncio.create_task(gathering.store(offer(world, next(stamps)))) for _ in range(number)]
-
+    ask = asking(gathering, world)
     for _ in range(60):
         await asyncio.gather(*ask(8))
+    for _ in range(2):
+        await asyncio.gather(*ask(1))  # once or twice fewer: they are not forgotten as soon as that
     units.ending.clear()
     units.began.clear()
     asked: list[asyncio.Task[Any]] = []
@@ -208,6 +212,26 @@ async def test_another_transaction_begins_where_nobody_is_left_to_wait_for(
     async with asyncio.timeout(30):
         assert None not in await asyncio.gather(*asked)
     assert len(units.began) == 3
+
+
+async def test_who_sends_no_longer_is_not_waited_for(units_of_work: UnitsOfWork, world: World) -> None:
+    """Two of three clients go away: after some transactions without them, the other one is not kept waiting."""
+    gathering, units = await gathering_over(units_of_work, world)
+    ask = asking(gathering, world)
+    for _ in range(80):
+        await asyncio.gather(*ask(3))
+    for alone, transactions in ((6, 1), (1, 2)):  # as many as it takes for two to be expected, not three
+        for _ in range(alone):
+            await asyncio.gather(*ask(1))
+        units.ending.clear()
+        units.began.clear()
+        asked = ask(1)
+        await asyncio.sleep(0.1)
+        asked += ask(1)
+        await asyncio.sleep(0.1)
+        assert len(units.began) == transactions
+        units.ending.set()
+        await asyncio.gather(*asked)
 
 
 async def test_batches_of_many_signals_take_the_room_of_many(units_of_work: UnitsOfWork, world: World) -> None:
@@ -258,4 +282,13 @@ async def test_everybody_is_told_at_once_that_the_database_is_away(units_of_work
     assert {type(outcome) for outcome in outcomes} == {Unavailable}
     assert len(units.began) == 1
     units.broken = False
-    assert await gathering.store(offer(world, 1)) is not None
+    # Those who were told so are neither waited for nor counted any longer.
+    units.ending.clear()
+    units.began.clear()
+    asked = [asyncio.create_task(gathering.store(offer(world, 1)))]
+    await asyncio.sleep(0.1)
+    asked.append(asyncio.create_task(gathering.store(offer(world, 2))))
+    await asyncio.sleep(0.1)
+    assert len(units.began) == 1
+    units.ending.set()
+    assert None not in await asyncio.gather(*asked)
