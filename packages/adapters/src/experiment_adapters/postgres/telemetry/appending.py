@@ -192,17 +192,19 @@ def _columns_of_receipts(intakes: Sequence[Intake]) -> list[PackedArray]:
 
 def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]:
     """The parameters that tell of the raw values of all chunks, and of their physical ones, if there are any."""
-    chunks = [(of, intake, chunk) for of, intake in enumerate(intakes, start=1) for chunk in intake.chunks]
+    chunks = [(batch, intake, chunk) for batch, intake in enumerate(intakes, start=1) for chunk in intake.chunks]
     raw = [Part(place, None, chunk.column.values) for place, (_, _, chunk) in enumerate(chunks, start=1)]
     spans = [np.frombuffer(chunk.column.timestamps, np.int64) for _, _, chunk in chunks]
     kept = list(map(shortened, spans))
     kept_to = list(accumulate(map(len, kept)))
     kept_from = [0, *kept_to[:-1]]
-    places = [of for of, _, _ in chunks]
-    numbers = [(*one, *part) for *one, part in zip(places, kept_from, kept_to, _rows_of_parts(raw), strict=True)]
-    of, *others = FloatArray.of_columns(numbers)
+    numbers = [
+        (batch, start, end, *row)
+        for (batch, _, _), start, end, row in zip(chunks, kept_from, kept_to, _rows_of_parts(raw), strict=True)
+    ]
+    batches, *others = FloatArray.of_columns(numbers)
     columns = [
-        of,
+        batches,
         PackedArray.of_texts([chunk.column.signal for _, _, chunk in chunks]),
         PackedArray.of_booleans([intake.is_late for _, intake, _ in chunks]),
         TimestampArray.of(np.array([timestamps[0] for timestamps in spans])),
