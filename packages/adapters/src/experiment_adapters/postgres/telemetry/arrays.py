@@ -23,6 +23,7 @@ from experiment_domain.telemetry.batches import micros
 
 FLOAT8, FLOAT8_ARRAY = 701, 1022
 TIMESTAMPTZ, TIMESTAMPTZ_ARRAY = 1184, 1185
+_BOOLEAN, _BYTEA, _BIGINT, _TEXT, _UUID = 16, 17, 20, 25, 2950
 EPOCH = 946_684_800_000_000
 """2000-01-01 in microseconds since the Unix epoch."""
 
@@ -79,27 +80,27 @@ class PackedArray(bytes):
     @classmethod
     def of_uuids(cls, values: Sequence[UUID | None]) -> "PackedArray":
         """A `uuid[]`."""
-        return cls._of(2950, [None if value is None else value.bytes for value in values])
+        return cls._of(_UUID, [None if value is None else value.bytes for value in values])
 
     @classmethod
     def of_texts(cls, values: Sequence[str]) -> "PackedArray":
         """A `text[]`."""
-        return cls._of(25, [value.encode() for value in values])
+        return cls._of(_TEXT, [value.encode() for value in values])
 
     @classmethod
     def of_bytes(cls, values: Sequence[bytes]) -> "PackedArray":
         """A `bytea[]`."""
-        return cls._of(17, values)
+        return cls._of(_BYTEA, values)
 
     @classmethod
     def of_booleans(cls, values: Sequence[bool]) -> "PackedArray":
         """A `boolean[]`."""
-        return cls._of(16, [b"\1" if value else b"\0" for value in values])
+        return cls._of(_BOOLEAN, [b"\1" if value else b"\0" for value in values])
 
     @classmethod
     def of_integers(cls, values: Sequence[int]) -> "PackedArray":
         """A `bigint[]`."""
-        return cls._of(20, [value.to_bytes(8, signed=True) for value in values])
+        return cls._of(_BIGINT, [value.to_bytes(8, signed=True) for value in values])
 
     @classmethod
     def of_moments(cls, values: Sequence[datetime | None]) -> "PackedArray":
