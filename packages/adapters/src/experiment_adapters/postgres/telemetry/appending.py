@@ -23,7 +23,7 @@ NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
 
 _STATISTICS = ", ".join(NAMES)
 _VALUES = NAMES[1:]
-_BATCHES = """
+_ALL_BATCHES = """
 SELECT batch.* FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[],
     %s::timestamptz[], %s::timestamptz[]) WITH ORDINALITY
     AS batch (sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at, place)
@@ -40,8 +40,8 @@ SELECT set_config('experiment_service.held', coalesce(array_agg(place)::text, '{
 """
 # What `Presumed.holds_by` says. A session that runs has no layer but that of the pin. Of marks the latest one is asked
 # for, as by admission: joined, all those of a sensor may be read.
-_PRESUMED_BATCHES = f"""
-{_BATCHES}
+_BATCHES_THAT_HOLD = f"""
+{_ALL_BATCHES}
 JOIN unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
     AS presumed (version, updated_at, future_tolerance, profile_id, place) ON presumed.place = batch.place
 JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = presumed.version
@@ -108,11 +108,11 @@ CROSS JOIN LATERAL (
 """
 
 
-def _keeping(batches: str, *, with_layers: bool) -> str:
-    """The statement that keeps those of the batches that the one named says, and tells which they are."""
+def _keeping(selection: str, *, with_layers: bool) -> str:
+    """The statement that keeps those batches that a selection yields, and tells which they are."""
     physical = f", physical AS ({_PHYSICAL})" if with_layers else ""
     statement = f"""
-    WITH batches AS MATERIALIZED ({batches}), receipts AS (
+    WITH batches AS MATERIALIZED ({selection}), receipts AS (
         INSERT INTO telemetry_batches
             (sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at)
         SELECT sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at FROM batches
@@ -124,8 +124,10 @@ def _keeping(batches: str, *, with_layers: bool) -> str:
     return " ".join(statement.split())
 
 
-_KEEPING = {with_layers: _keeping(_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
-_KEEPING_PRESUMED = {with_layers: _keeping(_PRESUMED_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
+_KEEPING = {with_layers: _keeping(_ALL_BATCHES, with_layers=with_layers) for with_layers in (False, True)}
+_KEEPING_PRESUMED = {
+    with_layers: _keeping(_BATCHES_THAT_HOLD, with_layers=with_layers) for with_layers in (False, True)
+}
 
 
 @frozen
