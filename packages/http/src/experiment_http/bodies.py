@@ -103,8 +103,8 @@ def _is_whole(message: Any, headers: Mapping[bytes, bytes]) -> bool:
     """Whether nothing follows: of a body whose length is known the server need not be asked for its end."""
     if not message.get("more_body"):
         return True
-    length = headers.get(b"content-length") if b"transfer-encoding" not in headers else None
-    return length is not None and length == b"%d" % len(message.get("body", b""))
+    arrived = b"%d" % len(message.get("body", b""))
+    return b"transfer-encoding" not in headers and headers.get(b"content-length") == arrived
 
 
 def _least(schema: Any) -> str:
