@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from attrs import evolve
 from litestar import Litestar
 
@@ -17,7 +18,7 @@ from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases import Services
-from experiment_http.gathering import AT_ONCE, COLUMNS, TOGETHER, Gathering
+from experiment_http.gathering import AT_ONCE, COLUMNS, READINGS, TOGETHER, Gathering
 from experiment_http.v1.batches import batch_from
 from http_api import World, new_world, refusal
 
@@ -234,13 +235,16 @@ async def test_who_sends_no_longer_is_not_waited_for(units_of_work: UnitsOfWork,
         await asyncio.gather(*asked)
 
 
-async def test_batches_of_many_signals_take_the_room_of_many(units_of_work: UnitsOfWork, world: World) -> None:
+@pytest.mark.parametrize(("signals", "readings"), [(COLUMNS // 2, 1), (1, READINGS // 2)])
+async def test_large_batches_take_the_room_of_many(
+    units_of_work: UnitsOfWork, world: World, signals: int, readings: int
+) -> None:
     gathering, units = await gathering_over(units_of_work, world)
-    half = COLUMNS // 2
-    columns = [{"signal": f"s{number}", "timestamps": [BASE], "values": [1.0]} for number in range(half)]
-    wide = batch_from(json.dumps({"capture_session_id": world.session_id, "columns": columns}).encode())
+    column = {"timestamps": list(range(BASE, BASE + readings)), "values": [1.0] * readings}
+    columns = [{"signal": f"s{number}", **column} for number in range(signals)]
+    large = batch_from(json.dumps({"capture_session_id": world.session_id, "columns": columns}).encode())
     asked = [
-        Offer(token_hash=token_hash(token_of(world)), batch=evolve(wide, batch_id=f"{number}")) for number in range(5)
+        Offer(token_hash=token_hash(token_of(world)), batch=evolve(large, batch_id=f"{number}")) for number in range(5)
     ]
     outcomes = await asyncio.gather(*map(gathering.store, [*asked, offer(world, 1)]))
     assert [outcome is not None for outcome in outcomes] == [False] * 5 + [True]  # their series do not exist yet
