@@ -11,6 +11,7 @@ import pytest
 from backports import zstd
 
 from experiment_http import bodies
+from experiment_http.problems import Malformed
 from http_api import API, Client, World, documented, refusal
 from nasty_json import NO_VALUES, VALUES, malformed, unfitting
 
@@ -347,6 +348,16 @@ async def test_of_a_body_whose_length_is_known_the_end_is_not_asked_for(
     body = await bodies.read(receive, {b"content-type": b"application/json", **headers}, kind, 1.0)
     assert body == (b"{} " if is_whole else b"{}  ")
     assert bool(messages) is is_whole
+
+
+async def test_of_a_caller_who_goes_away_before_anything_came_no_body_is_taken(runner: object) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    kind = bodies.BodyKind(schema=dict, decode=json.loads, required=False)
+    with pytest.raises(Malformed) as raised:
+        await bodies.read(receive, {}, kind, 1.0)
+    assert raised.value.code == "body_incomplete"
 
 
 async def test_a_caller_who_goes_away_leaves_nothing(world: World, runner: object) -> None:
