@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 import structlog
 from litestar import Litestar
+from prometheus_client import CollectorRegistry
 
 from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain.audit import AuditFilter
@@ -19,6 +21,7 @@ from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.kernel.news import News
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_http import paths
+from experiment_http.traffic import RequestMetrics
 from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
@@ -335,6 +338,18 @@ async def test_metrics_count_by_template(world: World, runner: object) -> None:
     assert 'method="OTHER"' in text
     for secret in (world.run_id, world.sensor.token or "", CANARY, "BREW"):
         assert secret not in text
+
+
+def test_requests_are_counted_by_method_route_and_status() -> None:
+    metrics = RequestMetrics(CollectorRegistry())
+    kinds = list(product(("GET", "POST"), ("/a", "/b"), (200, 404)))
+    for kind in 2 * kinds:
+        metrics.record(*kind, 0.5)
+    for method, route, status in kinds:
+        labels = {"method": method, "route": route}
+        counted = {**labels, "status": str(status)}
+        assert metrics.registry.get_sample_value("experiment_http_requests_total", counted) == 2
+        assert metrics.registry.get_sample_value("experiment_http_request_duration_seconds_count", labels) == 4
 
 
 async def test_logs_name_requests_and_hold_no_secrets(world: World, runner: object) -> None:
