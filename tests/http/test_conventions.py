@@ -435,6 +435,7 @@ async def test_any_user_can_be_named_in_a_path(world: World, runner: object, use
         (b"/%%32F", "/%252F"),
         (b"/%72uns", "/runs"),
         (b"/%ff%C3%BC", "/\ufffd\u00fc"),
+        (b"/\xff/\xc3\xbc", "/\ufffd/\u00fc"),
     ],
 )
 def test_paths_are_decoded_part_by_part(raw: bytes, path: str) -> None:
