@@ -133,7 +133,7 @@ def event_sinks(settings: Settings) -> Mapping[str, EventSink]:
 
         sinks["redis"] = RedisStreams(settings.redis_url, settings.redis_streams_kept_for)
     if settings.kafka_brokers:
-        from experiment_adapters.streams.kafka import Kafka  # noqa: PLC0415
+        from experiment_adapters.streams.kafka import Kafka  # noqa: PLC0415 - only who has one needs it
 
         sinks["kafka"] = Kafka(settings.kafka_brokers, settings.kafka_topic, settings.kafka_options)
     return sinks

@@ -55,8 +55,7 @@ class JwtSettings:
 def _keys_of(settings: JwtSettings) -> Keys:
     if not settings.jwks_url:
         return FixedKeys(settings.keys)
-    # Brings an HTTP client, which takes a while to import.
-    from experiment_adapters.auth.jwks import JwksKeys  # noqa: PLC0415
+    from experiment_adapters.auth.jwks import JwksKeys  # noqa: PLC0415 - its HTTP client takes a while to import
 
     return JwksKeys(settings.jwks_url)
 
