@@ -18,7 +18,7 @@ from load.measures import Measure, Row, measured
 
 CLIENTS = 8
 BATCH = 1_000
-MOST_PER_SECOND = 120  # bodies per client and second that are made beforehand
+MOST_PER_SECOND = 1_200  # bodies of all clients together that are made beforehand for each second
 
 
 @frozen
@@ -56,7 +56,8 @@ async def start(bench: Bench, name: str, number: int) -> list[Recording]:
 
 async def taken_in(bench: Bench, pool: Pool, recordings: Sequence[Recording], measure: Measure) -> tuple[int, float]:
     """How many readings were stored in how many seconds, sent by one client for each of the recordings."""
-    bodies = [list(islice(one.bodies, round(bench.seconds * MOST_PER_SECOND))) for one in recordings]
+    most = round(bench.seconds * MOST_PER_SECOND / len(recordings))
+    bodies = [list(islice(one.bodies, most)) for one in recordings]
     before = await stored(bench, recordings)
     accepted = 0
     began = time.perf_counter()
