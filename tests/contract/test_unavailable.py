@@ -13,7 +13,7 @@ from experiment_adapters.postgres.settings import DatabaseSettings
 from experiment_adapters.postgres.statements import Connection, Pool, Statements
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.kernel.access import System
-from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.kernel.errors import BrokenOff, Unavailable
 
 CONNECTIONS = 8
 
@@ -39,6 +39,25 @@ def test_the_sentence_says_what_is_known(error: Exception, said: str):
     refusal = refusal_of(error)
     assert isinstance(refusal, Unavailable)
     assert said in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "less_may_do"),
+    [
+        (errors.QueryCanceled(), True),
+        (errors.IdleInTransactionSessionTimeout(), True),
+        (errors.DeadlockDetected(), True),
+        (errors.SerializationFailure(), True),
+        (errors.LockNotAvailable(), True),
+        (errors.TooManyConnections(), False),
+        (errors.DiskFull(), False),
+        (errors.AdminShutdown(), False),
+        (PoolTimeout(), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_transaction_broken_off_is_not_a_database_away(error: Exception, less_may_do: bool):
+    assert isinstance(refusal_of(error), BrokenOff) is less_may_do
 
 
 @pytest.mark.parametrize("error", [errors.UndefinedTable(), psycopg.ProgrammingError(), errors.InvalidPassword()])

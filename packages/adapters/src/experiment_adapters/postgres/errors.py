@@ -7,7 +7,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from experiment_domain.kernel.errors import Conflict, Refusal, Unavailable, VersionMismatch
+from experiment_domain.kernel.errors import BrokenOff, Conflict, Refusal, Unavailable, VersionMismatch
 
 _CONSTRAINTS = {
     "backfills_active": ("active_backfills", "Another backfill does the same."),
@@ -60,9 +60,9 @@ def refusal_of(error: Exception) -> Refusal | Exception:
         case errors.TooManyConnections() | TooManyRequests():
             return Unavailable(_OVERLOADED)
         case errors.QueryCanceled() | errors.IdleInTransactionSessionTimeout():
-            return Unavailable(_TOO_LONG)
+            return BrokenOff(_TOO_LONG)
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
-            return Unavailable(_CONTENDED)
+            return BrokenOff(_CONTENDED)
         case errors.DiskFull():
             return Unavailable(_FULL)
         case errors.ReadOnlySqlTransaction():

@@ -93,3 +93,7 @@ class Unavailable(Refusal):
 
     def __init__(self, detail: str = "The service cannot reach its database right now.") -> None:
         super().__init__("unavailable", detail)
+
+
+class BrokenOff(Unavailable):
+    """What is needed is there, but it took too long or met what others do at once: less at a time may go through."""
