@@ -4,12 +4,13 @@ import gzip
 import json
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from backports import zstd
 
+from experiment_domain.kernel.errors import Unauthenticated
 from experiment_http import bodies
 from experiment_http.problems import Malformed
 from http_api import API, Client, World, documented, refusal
@@ -321,6 +322,49 @@ async def test_a_large_body_of_a_stranger_is_not_parsed(world: World, runner: ob
         (world.sensor, 400, "malformed_body"),
     ):
         refusal(await caller.send("POST", "/telemetry", content=packed, headers=headers), status, code)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest.mark.parametrize("first", [0, 5, 500])
+async def test_of_a_stranger_no_more_is_unpacked_than_of_an_ordinary_body(
+    runner: object, encoding: str, first: int
+) -> None:
+    """However few bytes it is packed in, and in however many parts they come: many strangers would fill the memory."""
+    made = _gzip_bomb if encoding == "gzip" else _zstd_bomb
+    packed = made(12 << 20)
+    kind = bodies.BodyKind(schema=object, decode=bytes, limit=16 << 20, packed=True)
+    headers = {b"content-type": b"application/json", b"content-encoding": encoding.encode()}
+
+    async def read(let_in: Callable[[], Awaitable[None]]) -> bodies.Buffer:
+        messages = [
+            {"type": "http.request", "body": packed[:first], "more_body": True},
+            {"type": "http.request", "body": packed[first:], "more_body": False},
+        ]
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        return await bodies.read(receive, headers, kind, 1.0, let_in)
+
+    async def refuse() -> None:
+        raise Unauthenticated("A stranger.")
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unauthenticated):
+            await read(refuse)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * bodies.ORDINARY
+    asked = 0
+
+    async def let_in() -> None:
+        nonlocal asked
+        asked += 1
+
+    assert await read(let_in) == b" " * (12 << 20)
+    assert asked == 1
 
 
 @pytest.mark.parametrize(

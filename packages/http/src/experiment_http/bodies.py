@@ -75,20 +75,28 @@ async def read(
     timeout: float,  # noqa: ASYNC109 - TimeoutError becomes a refusal here
     let_in: Callable[[], Awaitable[None]] = _anybody,
 ) -> Buffer:
-    """The unpacked body. `let_in` is asked before more than an ordinary one is parsed, or held for long."""
+    """The unpacked body. `let_in` is asked before more than an ordinary one is unpacked, held for long, or parsed."""
     unpacker = _unpacker(headers.get(b"content-encoding"), kind)
+    is_let_in = False
+
+    async def take(chunk: bytes) -> None:
+        nonlocal is_let_in
+        unpacker.feed(chunk)
+        if unpacker.held > ORDINARY and not is_let_in:
+            await let_in()
+            is_let_in = True
+            unpacker.go_on()
+
     length = headers.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 15 or int(length) > kind.limit):
         raise TooLarge.than(kind.limit)
     message: Any = await receive()
     if message["type"] == "http.request" and _is_whole(message, headers):
-        unpacker.feed(message.get("body", b""))
-        if unpacker.held > ORDINARY:  # a few packed bytes may be very many
-            await let_in()
+        await take(message.get("body", b""))
     else:
         try:
             async with asyncio.timeout(timeout):
-                await _read_on(receive, message, unpacker, kind.limit, let_in)
+                await _read_on(receive, message, take, kind.limit)
         except TimeoutError:
             raise TooSlow(timeout) from None
     body = unpacker.end()
@@ -115,10 +123,8 @@ def _least(schema: Any) -> str:
     return f" with {', '.join(names)}" if names else ""
 
 
-async def _read_on(
-    receive: Receive, message: Any, unpacker: "Unpacker", limit: int, let_in: Callable[[], Awaitable[None]]
-) -> None:
-    arrived, is_let_in = 0, False
+async def _read_on(receive: Receive, message: Any, take: Callable[[bytes], Awaitable[None]], limit: int) -> None:
+    arrived = 0
     while True:
         if message["type"] == "http.disconnect":
             raise Malformed("body_incomplete", "The caller went away before the body was whole.")
@@ -126,12 +132,9 @@ async def _read_on(
         arrived += len(chunk)
         if arrived > limit:
             raise TooLarge.than(limit)
-        unpacker.feed(chunk)
+        await take(chunk)
         if not message.get("more_body"):
             return
-        if unpacker.held > ORDINARY and not is_let_in:
-            await let_in()
-            is_let_in = True
         message = await receive()
 
 
@@ -148,7 +151,10 @@ def _unpacker(encoding: bytes | None, kind: BodyKind) -> "Unpacker":
 
 
 class Unpacker(Protocol):
-    """Takes a body as it arrives; what it holds never grows beyond a limit."""
+    """Takes a body as it arrives; what it holds never grows beyond a limit.
+
+    Packed, a few bytes may be very many: no more than an ordinary body is unpacked before it is told to go on.
+    """
 
     @property
     @abstractmethod
@@ -158,6 +164,10 @@ class Unpacker(Protocol):
     @abstractmethod
     def feed(self, data: bytes) -> None:
         """Take what has arrived. Raises `TooLarge`, or `Malformed` where it cannot be unpacked."""
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """Unpack what has been left. Raises as `feed` does."""
 
     @abstractmethod
     def end(self) -> Buffer:
@@ -184,6 +194,9 @@ class Plain(Unpacker):
             raise TooLarge.than(self._limit)
         self._chunks.append(data)
 
+    def go_on(self) -> None:
+        """Nothing has been left."""
+
     def end(self) -> Buffer:
         """The chunks as one."""
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -194,7 +207,9 @@ class Packed(Unpacker):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._bound = min(ORDINARY, limit)
         self._body = bytearray()
+        self._left = b""  # of what has arrived, still packed
         self._members = 0
         self._open = False
 
@@ -204,8 +219,9 @@ class Packed(Unpacker):
         return len(self._body)
 
     def feed(self, data: bytes) -> None:
-        """Unpack what has arrived, step by step, and never further than one byte beyond the limit."""
-        while data or self._is_pending():
+        """Unpack what has arrived, step by step, and never further than one byte beyond the bound."""
+        data = self._left + data
+        while (data or self._is_pending()) and len(self._body) <= self._bound:
             if not self._open:
                 self._members += 1
                 if self._members > MEMBERS:
@@ -213,14 +229,20 @@ class Packed(Unpacker):
                 self._begin()
                 self._open = True
             try:
-                room = min(STEP, self._limit + 1 - len(self._body))
+                room = min(STEP, self._bound + 1 - len(self._body))
                 unpacked, ended, data = self._unpack(data, room)
             except (zlib.error, ZstdError) as error:
                 raise Malformed("malformed_encoding", f"The body cannot be unpacked: {error}.") from None
             self._open = not ended
             self._body += unpacked
-            if len(self._body) > self._limit:
-                raise TooLarge.than(self._limit)
+        self._left = data
+        if len(self._body) > self._limit:
+            raise TooLarge.than(self._limit)
+
+    def go_on(self) -> None:
+        """Unpack what has been left, up to the limit."""
+        self._bound = self._limit
+        self.feed(b"")
 
     def end(self) -> Buffer:
         """What was unpacked."""
