@@ -599,6 +599,7 @@ class ServicesMachine(RuleBasedStateMachine):
         elif row and row["deleted"]:
             row["deleted"] = False
             row["version"] += 1
+            self.told("capture.restored", "capture_session", session_id)
             self.commands += 1
 
     @rule(by=people, sensor_id=sensors)
