@@ -75,7 +75,11 @@ async def read(
     timeout: float,  # noqa: ASYNC109 - TimeoutError becomes a refusal here
     let_in: Callable[[], Awaitable[None]] = _anybody,
 ) -> Buffer:
-    """The unpacked body. `let_in` is asked before more than an ordinary one is unpacked, held for long, or parsed."""
+    """The unpacked body. `let_in` is asked before more than an ordinary one is unpacked, held for long, or parsed.
+
+    Raises `TooLarge`, `TooSlow` where it is not whole within `timeout` seconds, `UnsupportedMediaType`, `Malformed`,
+    and what `let_in` raises.
+    """
     unpacker = _unpacker(headers.get(b"content-encoding"), kind)
     is_let_in = False
 
@@ -207,7 +211,7 @@ class Packed(Unpacker):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._bound = min(ORDINARY, limit)
+        self._bound = min(ORDINARY, limit)  # until it is told to go on
         self._body = bytearray()
         self._left = b""  # of what has arrived, still packed
         self._members = 0
