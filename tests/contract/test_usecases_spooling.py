@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from experiment_adapters.memory.spool import MemorySpool
 from experiment_domain import Caller, Services
 from experiment_domain.captures import CaptureSession, CaptureStatus
 from experiment_domain.idempotency import IdempotencyKey, RememberedAnswer
-from experiment_domain.kernel.errors import Refusal, Unauthenticated, Unavailable
+from experiment_domain.kernel.errors import BrokenOff, Refusal, Unauthenticated, Unavailable
 from experiment_domain.runs import Run
 from experiment_domain.sensors import SensorStatus
 from experiment_domain.spool import KNOWN_FOR, Promise, Sender, Senders, SpoolFull
@@ -24,7 +24,7 @@ from experiment_domain.telemetry.store import Layer, ReadingQuery
 from experiment_domain.unit_of_work import UnitsOfWork
 from experiment_domain.usecases.sensors import SensorWithToken
 from experiment_domain.usecases.spooling import Kept, Reception, Spooled, drain_spool
-from experiment_domain.usecases.telemetry import Accepted
+from experiment_domain.usecases.telemetry import Accepted, TelemetryUseCases
 from keeping import ask
 from laboratory import Laboratory, token_of
 
@@ -458,6 +458,31 @@ async def test_a_fault_of_the_service_holds_up_nothing(
     assert rig.refusals == ["internal_error"]
     assert len(rig.errors) == 2
     assert await rig.values() == [2.0]
+
+
+async def test_what_is_broken_off_together_is_stored_one_by_one(
+    rig: Rig, runner: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.get_known()
+    rig.door.is_shut = True
+    for number in range(3):
+        await rig.send(rig.batch(float(number), at=number))
+    rig.door.is_shut = False
+    ingest_waiting = TelemetryUseCases.ingest_waiting
+    most = 0
+
+    async def ingest(work: TelemetryUseCases, batches: Sequence[Batch]) -> Sequence[Accepted | Refusal]:
+        if len(batches) > most:
+            raise BrokenOff("It took too long.")
+        return await ingest_waiting(work, batches)
+
+    monkeypatch.setattr(TelemetryUseCases, "ingest_waiting", ingest)
+    with pytest.raises(BrokenOff):
+        await rig.drain()
+    assert len(rig.spool.waiting) == 3
+    most = 1
+    assert await rig.drain() == (3, 0)
+    assert await rig.values() == [0.0, 1.0, 2.0]
 
 
 def test_few_senders_are_remembered() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from experiment_domain.kernel.access import Caller, SensorToken
-from experiment_domain.kernel.errors import Refusal, Unauthenticated, Unavailable
+from experiment_domain.kernel.errors import BrokenOff, Refusal, Unauthenticated, Unavailable
 from experiment_domain.spool import Draining, Promise, Sender, Spool, SpoolStatus, WaitingBatch
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.usecases.services import Services, Work
@@ -235,6 +235,11 @@ async def _drain_queue(
         group = queue[place : place + together]
         try:
             refusals = await _store(services, group) if len(group) > 1 else [await _try(services, group[0], failed)]
+        except BrokenOff:
+            if len(group) == 1:
+                raise
+            together = 1  # the same ones together would be broken off again
+            continue
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001 - one of them is at fault: which one is found out by storing each alone
