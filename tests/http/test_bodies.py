@@ -367,6 +367,23 @@ async def test_of_a_stranger_no_more_is_unpacked_than_of_an_ordinary_body(
     assert asked == 1
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2])
+async def test_members_behind_an_ordinary_body_are_unpacked_as_well(
+    runner: object, pack: Callable[[bytes], bytes], more: int
+) -> None:
+    """Wherever the first one ends: what is left when the caller is asked for begins within a member, or behind one."""
+    parts = [b"a" * (bodies.ORDINARY + more), b"", b"bcd"]
+    encoding = b"gzip" if pack is gzip.compress else b"zstd"
+    kind = bodies.BodyKind(schema=object, decode=bytes, limit=2 << 20, packed=True)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"".join(map(pack, parts)), "more_body": False}
+
+    headers = {b"content-type": b"application/json", b"content-encoding": encoding}
+    assert await bodies.read(receive, headers, kind, 1.0) == b"".join(parts)
+
+
 @pytest.mark.parametrize(
     ("headers", "is_whole"),
     [
