@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from litestar import Litestar
 
 from experiment_adapters.vectorised import NumpyConverter
 from experiment_domain.kernel.access import Principal, SensorToken, System
-from experiment_domain.kernel.errors import BrokenOff, Refusal, Unavailable
+from experiment_domain.kernel.errors import Unavailable
 from experiment_domain.sensors import token_hash
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.unit_of_work import UnitsOfWork
@@ -49,7 +48,7 @@ async def stored(world: World) -> list[float]:
 class Units:
     """Units of work of which it is known who began them, and how many are under way.
 
-    `waiting` holds them up at the beginning, `ending` at the end, and for each of the `refusals` one does not begin.
+    `waiting` holds them up at the beginning, `ending` at the end, and `broken` lets none begin.
     """
 
     def __init__(self, units: UnitsOfWork) -> None:
@@ -59,7 +58,7 @@ class Units:
         self.ending = asyncio.Event()
         self.ending.set()
         self.under_way = 0
-        self.refusals: deque[Refusal] = deque()
+        self.broken = False
         self._units = units
 
     @asynccontextmanager
@@ -67,8 +66,8 @@ class Units:
         """A unit of work."""
         self.began.append(principal)
         await self.waiting.wait()
-        if self.refusals:
-            raise self.refusals.popleft()
+        if self.broken:
+            raise Unavailable("The database is away.")
         self.under_way += 1
         async with self._units.begin(principal, read_only=read_only) as unit:
             yield unit
@@ -280,13 +279,14 @@ async def test_the_same_batch_twice_is_not_for_one_transaction(units_of_work: Un
 
 async def test_everybody_is_told_at_once_that_the_database_is_away(units_of_work: UnitsOfWork, world: World) -> None:
     gathering, units = await gathering_over(units_of_work, world)
+    units.broken = True
     for transactions in (1, 2):
-        units.refusals.append(Unavailable("The database is away."))
         outcomes = await asyncio.gather(
             *(gathering.store(offer(world, stamp)) for stamp in range(1, 101)), return_exceptions=True
         )
         assert {type(outcome) for outcome in outcomes} == {Unavailable}
         assert len(units.began) == transactions
+    units.broken = False
     # Those who were told so are neither waited for nor counted any longer.
     units.ending.clear()
     units.began.clear()
@@ -297,21 +297,3 @@ async def test_everybody_is_told_at_once_that_the_database_is_away(units_of_work
     assert len(units.began) == 1
     units.ending.set()
     assert None not in await asyncio.gather(*asked)
-
-
-async def test_a_transaction_that_is_broken_off_leaves_the_others_waiting(
-    units_of_work: UnitsOfWork, world: World
-) -> None:
-    gathering, units = await gathering_over(units_of_work, world)
-    ask = asking(gathering, world)
-    units.waiting.clear()
-    units.refusals.append(BrokenOff("It took too long."))
-    first = ask(5)
-    await asyncio.sleep(0.1)
-    later = ask(5)
-    await asyncio.sleep(0.1)
-    units.waiting.set()
-    # Each is to be stored by itself; what would go with the next transaction goes with it.
-    assert await asyncio.gather(*first) == [None] * len(first)
-    assert None not in await asyncio.gather(*later)
-    assert len(units.began) == 2

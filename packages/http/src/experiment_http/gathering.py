@@ -10,7 +10,7 @@ import structlog
 from attrs import define, field, frozen
 
 from experiment_domain.kernel.access import System
-from experiment_domain.kernel.errors import BrokenOff, Refusal, Unavailable
+from experiment_domain.kernel.errors import Refusal, Unavailable
 from experiment_domain.telemetry.batches import Batch
 from experiment_domain.telemetry.store import Offer
 from experiment_domain.usecases import Services
@@ -119,8 +119,6 @@ class Gathering:
         try:
             async with self._services.begin(System()) as work:
                 outcomes = await work.telemetry.ingest_at_once([one.offer for one in together])
-        except BrokenOff:
-            outcomes = [None] * len(together)  # the one that it is due to may be any of them
         except Unavailable as unavailable:
             # Whoever waits for the next transaction would only wait for as long again.
             together += self._waiting
