@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 from experiment_domain.telemetry.batches import moment
 
+_TWO_DIGITS = [f"{number:02d}" for number in range(60)]
+
 
 def text(time: datetime) -> str:
     """A time as it is written."""
@@ -15,13 +17,17 @@ def text(time: datetime) -> str:
 def texts(timestamps: "list[int]") -> list[str]:
     """Many times, given in microseconds since the Unix epoch. Neighbours mostly share their minute, if not a second."""
     written: list[str] = []
-    last_minute, last, of_minute, prefix = None, None, "", ""
+    last_day, last_minute, last = None, None, None
+    date, of_minute, prefix = "", "", ""
     for timestamp in timestamps:
         second, rest = divmod(timestamp, 1_000_000)
         if second != last:
             minute, seconds = divmod(second, 60)
             if minute != last_minute:
-                last_minute, of_minute = minute, text(moment(minute * 60_000_000))[:-10]
-            last, prefix = second, f"{of_minute}{seconds:02d}."
+                day, of_day = divmod(minute, 1_440)
+                if day != last_day:
+                    last_day, date = day, text(moment(day * 86_400_000_000))[:11]
+                last_minute, of_minute = minute, f"{date}{_TWO_DIGITS[of_day // 60]}:{_TWO_DIGITS[of_day % 60]}:"
+            last, prefix = second, f"{of_minute}{_TWO_DIGITS[seconds]}."
         written.append(f"{prefix}{rest:06d}Z")
     return written

@@ -71,4 +71,7 @@ class EnvelopeView(View, frozen=True):
 def envelope_items(envelope: Envelope) -> list[EnvelopePart]:
     """The parts of an envelope as they are shown; NaN, which stands for no value, becomes null by itself."""
     starts, ends, *statistics = envelope.columns
-    return list(map(EnvelopePart, times.texts(starts.tolist()), times.texts(ends.tolist()), *statistics))
+    # Most parts begin where the one before ends.
+    moments = sorted({*starts, *ends})
+    written = dict(zip(moments, times.texts(moments), strict=True))
+    return list(map(EnvelopePart, map(written.__getitem__, starts), map(written.__getitem__, ends), *statistics))
