@@ -306,10 +306,10 @@ def _envelope(pieces: Pieces, pixels: Pixels, query: EnvelopeQuery) -> Envelope:
     return Envelope(
         starts=array("q", [start for start, _ in spans]),
         ends=array("q", [end for _, end in spans]),
-        counts=array("q", counts.tolist()),
-        minimums=array("d", minimums.tolist()),
-        maximums=array("d", maximums.tolist()),
-        firsts=array("d", firsts.tolist()),
-        lasts=array("d", lasts.tolist()),
-        means=array("d", means.tolist()),
+        counts=array("q", counts.tobytes()),
+        minimums=array("d", minimums.tobytes()),
+        maximums=array("d", maximums.tobytes()),
+        firsts=array("d", firsts.tobytes()),
+        lasts=array("d", lasts.tobytes()),
+        means=array("d", means.tobytes()),
     )
