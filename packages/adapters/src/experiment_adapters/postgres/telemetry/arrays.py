@@ -2,7 +2,8 @@
 
 The format is that of `array_send` in PostgreSQL's source (src/backend/utils/adt/arrayfuncs.c): dimensions, a flag
 for nulls, the element type, then per dimension its length and lower bound, then per element its length and bytes,
-all big-endian. A timestamptz is microseconds since 2000-01-01 UTC.
+all big-endian. A timestamptz is microseconds since 2000-01-01 UTC, a line segment four floats (`lseg_send` in
+src/backend/utils/adt/geo_ops.c).
 """
 
 from array import array
@@ -23,6 +24,7 @@ from experiment_domain.telemetry.batches import micros
 
 FLOAT8, FLOAT8_ARRAY = 701, 1022
 TIMESTAMPTZ, TIMESTAMPTZ_ARRAY = 1184, 1185
+LSEG_ARRAY = 1018
 _BOOLEAN, _BYTEA, _BIGINT, _TEXT, _UUID = 16, 17, 20, 25, 2950
 EPOCH = 946_684_800_000_000
 """2000-01-01 in microseconds since the Unix epoch."""
@@ -32,6 +34,7 @@ _FIVE, _LENGTH = Struct(">5i"), Struct(">i")
 _NULL = _LENGTH.pack(-1)
 _FLOATS = np.dtype([("length", ">i4"), ("value", ">f8")])
 _INTEGERS = np.dtype([("length", ">i4"), ("value", ">i8")])
+_FOURS = np.dtype([("length", ">i4"), ("value", ">f8", 4)])
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -119,6 +122,14 @@ class PackedArray(bytes):
         return cls(b"".join(parts))
 
 
+def fours(one: str, two: str, three: str, four: str) -> str:
+    """The aggregate of a float each of four expressions: read, it is an array of four columns.
+
+    Sending an array takes one call of a function for each element. A line segment is four floats, told in one.
+    """
+    return f"array_agg(lseg(point({one}, {two}), point({three}, {four})))"
+
+
 def shortened(timestamps: Integers) -> Integers:
     """What is kept of the timestamps of a chunk: the first two of more, where all are at the same distance."""
     if len(timestamps) > 2 and (np.diff(timestamps) == timestamps[1] - timestamps[0]).all():
@@ -174,6 +185,13 @@ class _FloatArrayLoader(Loader):
         return _elements(data, _FLOATS).astype(np.float64)
 
 
+class _FoursLoader(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> Floats:
+        return _elements(data, _FOURS).astype(np.float64)
+
+
 class _TimestampArrayLoader(Loader):
     format = Format.BINARY
 
@@ -189,3 +207,4 @@ def register(connection: AsyncConnection[Any]) -> None:
     adapters.register_dumper(PackedArray, _PackedArrayDumper)
     adapters.register_loader(FLOAT8_ARRAY, _FloatArrayLoader)
     adapters.register_loader(TIMESTAMPTZ_ARRAY, _TimestampArrayLoader)
+    adapters.register_loader(LSEG_ARRAY, _FoursLoader)

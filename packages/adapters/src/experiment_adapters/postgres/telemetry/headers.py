@@ -10,32 +10,37 @@ from numpy.typing import NDArray
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Row, Statements
-from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray
+from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray, fours
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.batches import moment
 from experiment_domain.telemetry.store import Layer
 
 # One row of arrays: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long. The
-# numbers are sent as floats, which hold them exactly, for there to be one kind of array.
-_RECEIVED = (
-    "min(chunk.series_id), array_agg(chunk.position::float8), array_agg(chunk.starts_at), array_agg(chunk.ends_at),"
-    " array_agg(chunk.count::float8)"
+# numbers are sent as floats, which hold them exactly, for there to be few kinds of arrays.
+RECEIVED = (
+    f"{fours('chunk.position', 'chunk.count', 'CASE WHEN chunk.late THEN chunk.count ELSE 0 END', '0')},"
+    " array_agg(chunk.starts_at), array_agg(chunk.ends_at)"
 )
+"""Of the chunks of a series: their positions, readings and how many of these were late, and when they begin and end."""
 
 
-def _summed(layer: str) -> str:
-    statistics = ("minimum", "maximum", "mean", "first", "last")
-    columns = ", ".join(f"array_agg(coalesce({layer}.{name}, 'NaN'))" for name in statistics)
-    return f"array_agg({layer}.position::float8), array_agg({layer}.count::float8), {columns}"
+def summed(layer: str) -> str:
+    """Of a layer of these chunks: their positions, how many values they have, and the statistics of these."""
+    minimum, maximum, mean, squares, first, last = (
+        f"coalesce({layer}.{name}, 'NaN')" for name in ("minimum", "maximum", "mean", "squares", "first", "last")
+    )
+    counted = fours(f"{layer}.position", f"{layer}.count", mean, squares)
+    return f"{counted}, {fours(minimum, maximum, first, last)}"
 
 
-_RAW = f"SELECT {_RECEIVED}, {_summed('chunk')} FROM telemetry_chunks AS chunk WHERE {{where}}"
-_JOINED = f"SELECT {_RECEIVED}, {_summed('physical')} FROM telemetry_chunks AS chunk {{join}} WHERE {{where}}"
+_RECEIVED = f"min(chunk.series_id), {RECEIVED}"
+_RAW = f"SELECT {_RECEIVED}, {summed('chunk')} FROM telemetry_chunks AS chunk WHERE {{where}}"
+_JOINED = f"SELECT {_RECEIVED}, {summed('physical')} FROM telemetry_chunks AS chunk {{join}} WHERE {{where}}"
 # Of a whole series each of the two tables is read by itself: joining them takes longer.
 _BESIDE = f"""
 SELECT chunks.*, layer.*
 FROM (SELECT {_RECEIVED} FROM telemetry_chunks AS chunk WHERE {{where}}) AS chunks,
-    (SELECT {_summed("chunk")} FROM telemetry_physical_chunks AS chunk WHERE {{where}} AND profile_id = %s) AS layer
+    (SELECT {summed("chunk")} FROM telemetry_physical_chunks AS chunk WHERE {{where}} AND profile_id = %s) AS layer
 """
 _SERIES = (
     "chunk.capture_session_id = %s AND chunk.series_id = (SELECT id FROM telemetry_series"
@@ -93,12 +98,12 @@ class Headers:
     @classmethod
     def of(cls, stored: Stored, row: Row) -> "Headers | None":
         """The headers that a row of arrays holds; None where there are none."""
-        series_id, *columns = row
-        if series_id is None or columns[4] is None:
+        series_id, *arrays = row
+        if series_id is None or arrays[-1] is None:
             return None
-        (positions, starts, ends, readings), (_, counts, *statistics) = in_common(columns[:4], columns[4:])
+        (positions, readings, _, starts, ends), (_, counts, *statistics) = in_common(*arrays)
         order = np.lexsort((positions, starts))
-        minimums, maximums, means, firsts, lasts = (found[order] for found in statistics)
+        means, _, minimums, maximums, firsts, lasts = (found[order] for found in statistics)
         return cls(
             stored=stored,
             series_id=series_id,
@@ -183,12 +188,20 @@ async def headers(
     return found if found is None or is_part else found.between(start, end)
 
 
-def in_common(received: Sequence[Any], summed: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Columns of two tables that begin with positions, each by rising positions of chunks that are in both."""
-    if np.array_equal(received[0], summed[0]):
-        return received, summed
-    _, ours, theirs = np.intersect1d(received[0], summed[0], assume_unique=True, return_indices=True)
-    return [column[ours] for column in received], [column[theirs] for column in summed]
+def in_common(
+    received: Floats, starts: Integers, ends: Integers, counted: Floats, extremes: Floats
+) -> tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]:
+    """Of the chunks that were received and are summed up in a layer, in the same order, what is known by either.
+
+    Their positions, readings, late ones, starts and ends; and their positions, values, means, squares, minimums,
+    maximums, firsts and lasts.
+    """
+    one = [*received.T[:3], starts, ends]
+    other = [*counted.T, *extremes.T]
+    if np.array_equal(one[0], other[0]):
+        return one, other
+    _, ours, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
+    return [column[ours] for column in one], [column[theirs] for column in other]
 
 
 async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:

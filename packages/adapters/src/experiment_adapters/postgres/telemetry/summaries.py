@@ -10,46 +10,35 @@ from attrs import frozen
 
 from experiment_adapters.postgres.statements import Statements
 from experiment_adapters.postgres.telemetry.buckets import Flags, Part, Spans, Summed, SummedChunks
-from experiment_adapters.postgres.telemetry.headers import READINGS_AT_ONCE, in_common
+from experiment_adapters.postgres.telemetry.headers import READINGS_AT_ONCE, RECEIVED, in_common, summed
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.store import Layer, check_buckets
 
 # A row per series, its chunks' headers as arrays: thousands of them are read at once, and added up by NumPy.
-_COUNTS = "array_agg(position::float8) AS positions, array_agg(count::float8) AS counts"
-_VALUES = ", ".join(
-    f"array_agg(coalesce({name}, 'NaN')) AS {name}"
-    for name in ("minimum", "maximum", "mean", "squares", "first", "last")
-)
-_TIMES = (
-    "array_agg(starts_at) AS starts, array_agg(ends_at) AS ends,"
-    " array_agg(CASE WHEN late THEN count ELSE 0 END::float8) AS lates"
-)
 _CHUNKS = "WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id"
 _SERIES = "session.run_id, session.ordinal, series.capture_session_id, series.id, series.sensor_id, series.signal"
 _FROM = "FROM telemetry_series AS series JOIN capture_sessions AS session ON session.id = series.capture_session_id"
-_RECEIVED = "chunks.positions, chunks.counts, starts, ends, lates"
-_SUMMED = "minimum, maximum, mean, squares, first, last"
 
 _RAW = f"""
-SELECT {_SERIES}, NULL::uuid, {_RECEIVED}, chunks.positions, chunks.counts, {_SUMMED}
+SELECT {_SERIES}, NULL::uuid, chunks.*
 {_FROM}
 CROSS JOIN LATERAL (
-    SELECT {_COUNTS}, {_TIMES}, {_VALUES} FROM telemetry_chunks AS chunk {_CHUNKS}
-) AS chunks
-WHERE chunks.positions IS NOT NULL AND {{where}}
+    SELECT {RECEIVED}, {summed("chunk")} FROM telemetry_chunks AS chunk {_CHUNKS}
+) AS chunks (received, starts, ends, counted, extremes)
+WHERE received IS NOT NULL AND {{where}}
 """
 # The two tables have a row each for a chunk: they are put together here, as a join would take longer.
 _PHYSICAL = f"""
-SELECT {_SERIES}, series.profile_id, {_RECEIVED}, physical.positions, physical.counts, {_SUMMED}
+SELECT {_SERIES}, series.profile_id, chunks.*, physical.*
 {_FROM}
 CROSS JOIN LATERAL (
-    SELECT {_COUNTS}, {_TIMES} FROM telemetry_chunks AS chunk {_CHUNKS}
-) AS chunks
+    SELECT {RECEIVED} FROM telemetry_chunks AS chunk {_CHUNKS}
+) AS chunks (received, starts, ends)
 CROSS JOIN LATERAL (
-    SELECT {_COUNTS}, {_VALUES} FROM telemetry_physical_chunks AS chunk {_CHUNKS}
+    SELECT {summed("chunk")} FROM telemetry_physical_chunks AS chunk {_CHUNKS}
         AND chunk.profile_id = series.profile_id
-) AS physical
-WHERE chunks.positions IS NOT NULL AND physical.positions IS NOT NULL AND {{where}}
+) AS physical (counted, extremes)
+WHERE received IS NOT NULL AND counted IS NOT NULL AND {{where}}
 """
 _WITHOUT_PHYSICAL = _RAW + " AND series.profile_id IS NULL"
 
@@ -132,10 +121,10 @@ async def _headers(
     if not rows:
         return None
     rows.sort(key=lambda row: (row[4], row[5], row[1]))
-    columns = [[*received, *summed] for received, summed in (in_common(row[7:12], row[12:]) for row in rows)]
+    columns = [[*one, *other] for one, other in (in_common(*row[7:]) for row in rows)]
     owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
-    positions, readings, starts, ends, late, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
-    minimum, maximum, mean, squares, first, last = statistics
+    positions, readings, late, starts, ends, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
+    mean, squares, minimum, maximum, first, last = statistics
     order = np.lexsort((positions, starts, owners))
     spans = Spans(
         owners=owners,
