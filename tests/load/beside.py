@@ -36,7 +36,7 @@ from servers import free_port
 
 ROWS = 10_000
 MANY = 32
-"""Clients that keep one process busy: with few, it waits while all of them wait for one flush to disk."""
+"""Clients for what one process takes in at most: the more there are, the more batches share a transaction."""
 IN_FLIGHT = 32  # frames of one socket that wait for their answers
 BYTES = 32
 TABLES = ("telemetry_batches", "telemetry_series", "telemetry_chunks", "telemetry_physical_chunks")
