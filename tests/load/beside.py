@@ -81,27 +81,26 @@ Note = Callable[[str, str, Amount, Measure | None], None]
 
 @frozen
 class Bar:
-    """What the ratio of two rates is held to; without a least, it is only told."""
+    """What the ratio of two rates is held to."""
 
     name: str
     above: str
     below: str
-    least: float = 0.0
+    least: float
 
     def told(self, rates: Mapping[str, float]) -> str:
         if self.below not in rates:
             return f"{self.name}: not measured"
         ratio = rates[self.above] / rates[self.below]
-        bar = f" (bar: at least {self.least:g}){'' if ratio >= self.least else ' MISSED'}" if self.least else ""
-        return f"{self.name}: {ratio:.2f}{bar}"
+        return f"{self.name}: {ratio:.2f} (bar: at least {self.least:g}){'' if ratio >= self.least else ' MISSED'}"
 
 
 BARS = (
     Bar(f"REST, {MANY} clients ÷ the same chunks through psycopg", "rest of many", "chunks", 0.5),
-    Bar(f"REST, {CLIENTS} clients ÷ the same chunks through psycopg", "rest", "chunks"),
+    Bar(f"REST, {CLIENTS} clients ÷ the same chunks through psycopg", "rest", "chunks", 0.5),
     Bar(f"REST, {MANY} clients ÷ one row per reading through psycopg", "rest of many", "rows", 3.0),
     Bar(f"REST, {MANY} clients ÷ the same with the rows as three arrays", "rest of many", "rows of arrays", 3.0),
-    Bar(f"REST, {CLIENTS} clients ÷ the same with the rows as three arrays", "rest", "rows of arrays"),
+    Bar(f"REST, {CLIENTS} clients ÷ the same with the rows as three arrays", "rest", "rows of arrays", 3.0),
     Bar("REST ÷ InfluxDB, each with all of the machine", "rest at best", "influx", 1.0),
     Bar(f"WebSocket, {CLIENTS} clients ÷ REST, {MANY} clients", "sockets", "rest of many", 1.0),
 )
