@@ -99,9 +99,11 @@ BARS = (
     Bar(f"REST, {MANY} clients ÷ the same chunks through psycopg", "rest of many", "chunks", 0.5),
     Bar(f"REST, {CLIENTS} clients ÷ the same chunks through psycopg", "rest", "chunks", 0.5),
     Bar(f"REST, {MANY} clients ÷ one row per reading through psycopg", "rest of many", "rows", 3.0),
+    Bar(f"REST, {CLIENTS} clients ÷ one row per reading through psycopg", "rest", "rows", 3.0),
     Bar(f"REST, {MANY} clients ÷ the same with the rows as three arrays", "rest of many", "rows of arrays", 3.0),
     Bar(f"REST, {CLIENTS} clients ÷ the same with the rows as three arrays", "rest", "rows of arrays", 3.0),
     Bar("REST ÷ InfluxDB, each with all of the machine", "rest at best", "influx", 1.0),
+    Bar(f"WebSocket ÷ REST, {CLIENTS} clients each", "sockets", "rest", 1.0),
     Bar(f"WebSocket, {CLIENTS} clients ÷ REST, {MANY} clients", "sockets", "rest of many", 1.0),
 )
 
