@@ -10,18 +10,27 @@ from numpy.typing import NDArray
 
 from experiment_adapters.postgres.filters import Conditions
 from experiment_adapters.postgres.statements import Row, Statements
-from experiment_adapters.postgres.telemetry.arrays import Floats, Integers, TimestampArray, fours
+from experiment_adapters.postgres.telemetry.arrays import (
+    Floats,
+    Integers,
+    TimestampArray,
+    floats_of,
+    fours,
+    moments,
+    moments_of,
+    twos,
+)
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.batches import moment
 from experiment_domain.telemetry.store import Layer
 
-# One row of arrays: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long. The
-# numbers are sent as floats, which hold them exactly, for there to be few kinds of arrays.
+# One row of packed columns: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long.
+# The numbers are sent as floats, which hold them exactly, for there to be few columns.
 RECEIVED = (
-    f"{fours('chunk.position', 'chunk.count', 'CASE WHEN chunk.late THEN chunk.count ELSE 0 END', '0')},"
-    " array_agg(chunk.starts_at), array_agg(chunk.ends_at)"
+    f"{twos('chunk.position', 'CASE WHEN chunk.late THEN -chunk.count ELSE chunk.count END')},"
+    f" {moments('chunk.starts_at')}, {moments('chunk.ends_at')}"
 )
-"""Of the chunks of a series: their positions, readings and how many of these were late, and when they begin and end."""
+"""Of the chunks of a series: their positions and readings (negative where late), and when they begin and end."""
 
 
 def summed(layer: str) -> str:
@@ -97,11 +106,11 @@ class Headers:
 
     @classmethod
     def of(cls, stored: Stored, row: Row) -> "Headers | None":
-        """The headers that a row of arrays holds; None where there are none."""
-        series_id, *arrays = row
-        if series_id is None or arrays[-1] is None:
+        """The headers that a row of packed columns holds; None where there are none."""
+        series_id, *packed = row
+        if series_id is None or packed[-1] is None:
             return None
-        (positions, readings, _, starts, ends), (_, counts, *statistics) = in_common(*arrays)
+        (positions, readings, starts, ends), (_, counts, *statistics) = in_common(*packed)
         order = np.lexsort((positions, starts))
         means, _, minimums, maximums, firsts, lasts = (found[order] for found in statistics)
         return cls(
@@ -110,7 +119,7 @@ class Headers:
             positions=positions[order].astype(np.int64),
             starts=starts[order],
             ends=ends[order],
-            readings=readings[order].astype(np.int64),
+            readings=np.abs(readings[order]).astype(np.int64),
             counts=counts[order].astype(np.int64),
             minimums=minimums,
             maximums=maximums,
@@ -189,15 +198,15 @@ async def headers(
 
 
 def in_common(
-    received: Floats, starts: Integers, ends: Integers, counted: Floats, extremes: Floats
+    received: bytes, starts: bytes, ends: bytes, counted: bytes, extremes: bytes
 ) -> tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]:
     """Of the chunks that were received and are summed up in a layer, in the same order, what is known by either.
 
-    Their positions, readings, late ones, starts and ends; and their positions, values, means, squares, minimums,
-    maximums, firsts and lasts.
+    Their positions, readings (negative where late), starts and ends; and their positions, values, means, squares,
+    minimums, maximums, firsts and lasts.
     """
-    one = [*received.T[:3], starts, ends]
-    other = [*counted.T, *extremes.T]
+    one = [*floats_of(received, 2), moments_of(starts), moments_of(ends)]
+    other = [*floats_of(counted, 4), *floats_of(extremes, 4)]
     if np.array_equal(one[0], other[0]):
         return one, other
     _, ours, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)

@@ -14,7 +14,7 @@ from experiment_adapters.postgres.telemetry.headers import READINGS_AT_ONCE, REC
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
 from experiment_domain.telemetry.store import Layer, check_buckets
 
-# A row per series, its chunks' headers as arrays: thousands of them are read at once, and added up by NumPy.
+# A row per series, its chunks' headers as packed columns: thousands of them are read at once, and added up by NumPy.
 _CHUNKS = "WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id"
 _SERIES = "session.run_id, session.ordinal, series.capture_session_id, series.id, series.sensor_id, series.signal"
 _FROM = "FROM telemetry_series AS series JOIN capture_sessions AS session ON session.id = series.capture_session_id"
@@ -123,15 +123,16 @@ async def _headers(
     rows.sort(key=lambda row: (row[4], row[5], row[1]))
     columns = [[*one, *other] for one, other in (in_common(*row[7:]) for row in rows)]
     owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
-    positions, readings, late, starts, ends, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
+    positions, received, starts, ends, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
     mean, squares, minimum, maximum, first, last = statistics
+    readings = np.abs(received).astype(np.int64)
     order = np.lexsort((positions, starts, owners))
     spans = Spans(
         owners=owners,
         starts=starts,
         ends=ends,
-        readings=readings.astype(np.int64),
-        late=late.astype(np.int64),
+        readings=readings,
+        late=np.where(received < 0, readings, 0),
         count=count.astype(np.int64),
         minimum=minimum,
         maximum=maximum,
