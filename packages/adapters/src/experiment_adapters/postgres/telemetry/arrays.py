@@ -143,8 +143,8 @@ def _packing(send: str, value: str) -> str:
 
 
 def floats_of(packed: bytes, width: int) -> Floats:
-    """The columns of packed floats, `width` of each row."""
-    return np.frombuffer(packed, ">f8").reshape(-1, width).T.astype(np.float64, order="C")
+    """The columns of packed floats, `width` of each row: as they came, to be copied only once, into where they go."""
+    return np.frombuffer(packed, ">f8").reshape(-1, width).T
 
 
 def moments_of(packed: bytes) -> Integers:

@@ -110,7 +110,7 @@ class Headers:
         series_id, *packed = row
         if series_id is None or packed[-1] is None:
             return None
-        (positions, readings, starts, ends), (_, counts, *statistics) = in_common(*packed)
+        _, (positions, readings, starts, ends, counts, *statistics) = in_common([packed])
         order = np.lexsort((positions, starts))
         means, _, minimums, maximums, firsts, lasts = (found[order] for found in statistics)
         return cls(
@@ -197,20 +197,24 @@ async def headers(
     return found if found is None or is_part else found.between(start, end)
 
 
-def in_common(
-    received: bytes, starts: bytes, ends: bytes, counted: bytes, extremes: bytes
-) -> tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]:
-    """Of the chunks that were received and are summed up in a layer, in the same order, what is known by either.
+def in_common(series: Sequence[Sequence[bytes]]) -> tuple[Sequence[int], Sequence[NDArray[Any]]]:
+    """Of the chunks of series that were received and are summed up in a layer, what is known by either.
 
-    Their positions, readings (negative where late), starts and ends; and their positions, values, means, squares,
+    How many of each series; and their positions, readings (negative where late), starts, ends, values, means, squares,
     minimums, maximums, firsts and lasts.
     """
+    columns = [_in_common(*packed) for packed in series]
+    return [len(column[0]) for column in columns], list(map(np.concatenate, zip(*columns, strict=True)))
+
+
+def _in_common(received: bytes, starts: bytes, ends: bytes, counted: bytes, extremes: bytes) -> Sequence[NDArray[Any]]:
+    """The columns of one series."""
     one = [*floats_of(received, 2), moments_of(starts), moments_of(ends)]
-    other = [*floats_of(counted, 4), *floats_of(extremes, 4)]
-    if np.array_equal(one[0], other[0]):
-        return one, other
-    _, ours, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
-    return [column[ours] for column in one], [column[theirs] for column in other]
+    positions, *other = [*floats_of(counted, 4), *floats_of(extremes, 4)]
+    if np.array_equal(one[0], positions):
+        return [*one, *other]
+    _, ours, theirs = np.intersect1d(one[0], positions, assume_unique=True, return_indices=True)
+    return [*(column[ours] for column in one), *(column[theirs] for column in other)]
 
 
 async def opened(statements: Statements, found: Headers, places: Integers) -> list[Opened]:

@@ -87,7 +87,7 @@ async def summaries(
     if width is not None:
         _check_least(found, width)
     aside = found.to_open(width)
-    parts = found.spans.at(~aside).parts(width)
+    parts = (found.spans.at(~aside) if aside.any() else found.spans).parts(width)
     buckets = {(found.series[owner].key, at) for owner, at in parts}
     async for owner, merged in _merged(statements, found, aside):
         for place, part in Spans.of_readings(merged, owner).parts(width).items():
@@ -121,12 +121,10 @@ async def _headers(
     if not rows:
         return None
     rows.sort(key=lambda row: (row[4], row[5], row[1]))
-    columns = [[*one, *other] for one, other in (in_common(*row[7:]) for row in rows)]
-    owners = np.repeat(np.arange(len(rows)), [len(column[0]) for column in columns])
-    positions, received, starts, ends, _, count, *statistics = map(np.concatenate, zip(*columns, strict=True))
+    lengths, (positions, received, starts, ends, count, *statistics) = in_common([row[7:] for row in rows])
+    owners = np.repeat(np.arange(len(rows)), lengths)
     mean, squares, minimum, maximum, first, last = statistics
     readings = np.abs(received).astype(np.int64)
-    order = np.lexsort((positions, starts, owners))
     spans = Spans(
         owners=owners,
         starts=starts,
@@ -152,7 +150,12 @@ async def _headers(
         )
         for run_id, _, session_id, series_id, sensor_id, signal, profile_id, *_ in rows
     ]
-    return SummedChunks(series=series, positions=positions[order].astype(np.int64), spans=spans.at(order))
+    positions = positions.astype(np.int64)
+    if not ((owners[1:] > owners[:-1]) | (starts[1:] > starts[:-1])).all():
+        # Seldom: most are received in the order of time.
+        order = np.lexsort((positions, starts, owners))
+        positions, spans = positions[order], spans.at(order)
+    return SummedChunks(series=series, positions=positions, spans=spans)
 
 
 def _check_least(found: SummedChunks, width: int) -> None:
