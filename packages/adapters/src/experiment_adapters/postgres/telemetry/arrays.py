@@ -9,7 +9,7 @@ header. A point is two floats, a line segment four (`point_send` and `lseg_send`
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from struct import Struct
 from typing import Any
@@ -150,6 +150,16 @@ def floats_of(packed: bytes, width: int) -> Floats:
 def moments_of(packed: bytes) -> Integers:
     """Packed moments, in microseconds since the Unix epoch."""
     return np.frombuffer(packed, ">i8").astype(np.int64) + EPOCH
+
+
+def arrays_of(packed: bytes) -> Iterator[Floats]:
+    """Arrays of floats that were sent one after the other, none of them empty: as they came, like other floats."""
+    place = 0
+    while place < len(packed):
+        _, _, _, length, _ = _FIVE.unpack_from(packed, place)
+        place += _HEADER
+        yield np.frombuffer(packed, _FLOATS, length, place)["value"]
+        place += length * _FLOATS.itemsize
 
 
 def shortened(timestamps: Integers) -> Integers:

@@ -14,6 +14,7 @@ from experiment_adapters.postgres.telemetry.arrays import (
     Floats,
     Integers,
     TimestampArray,
+    arrays_of,
     floats_of,
     fours,
     moments,
@@ -62,6 +63,8 @@ _PHYSICAL = (
 
 READINGS_AT_ONCE = 1_000_000
 """How many readings are opened in one query, unless one chunk alone has more."""
+_TOGETHER = 16
+"""How many chunks come in one row where they are divided: by a row each, the driver would be woken up for each."""
 
 
 @frozen(kw_only=True)
@@ -256,21 +259,28 @@ async def divided(
     positions: list[int] = found.positions[places].tolist()
     rows = await statements.ask(
         f"""
-        SELECT chunk.position, before, CASE side
-            WHEN -1 THEN ({values})[:before + 1] WHEN 1 THEN ({values})[before:] ELSE {values}
-        END
-        FROM unnest(%s::bigint[], %s, %s::smallint[]) AS wanted (position, edge, side)
-        JOIN telemetry_chunks AS chunk ON chunk.capture_session_id = %s AND chunk.series_id = %s
-            AND chunk.position = wanted.position
-        {join}
-        {"AND physical.profile_id = %s" if profile else ""}
-        CROSS JOIN LATERAL (SELECT width_bucket(edge, timestamps) AS found OFFSET 0) AS kept
-        CROSS JOIN LATERAL (SELECT CASE
-            -- To ask how many are kept takes as long as to look for the edge: only where both of two lie before it.
-            WHEN found = 2 AND cardinality(timestamps) < chunk.count
-            THEN 1 + div(extract(epoch FROM edge - timestamps[1]), extract(epoch FROM timestamps[2] - timestamps[1]))
-            ELSE found
-        END::integer AS before OFFSET 0) AS divided
+        SELECT together.* FROM (SELECT %s::bigint[], %s, %s::smallint[]) AS wanted (positions, edges, sides)
+        CROSS JOIN generate_series(1, cardinality(positions), {_TOGETHER}) AS low
+        CROSS JOIN LATERAL (SELECT low + {_TOGETHER - 1} AS high) AS range
+        CROSS JOIN LATERAL (
+            SELECT array_agg(chunk.position), array_agg(before), string_agg(array_send(CASE side
+                WHEN -1 THEN ({values})[:before + 1] WHEN 1 THEN ({values})[before:] ELSE {values}
+            END), NULL)
+            FROM unnest(positions[low:high], edges[low:high], sides[low:high]) AS one (position, edge, side)
+            JOIN telemetry_chunks AS chunk ON chunk.capture_session_id = %s AND chunk.series_id = %s
+                AND chunk.position = one.position
+            {join}
+            {"AND physical.profile_id = %s" if profile else ""}
+            CROSS JOIN LATERAL (SELECT width_bucket(edge, timestamps) AS found OFFSET 0) AS kept
+            CROSS JOIN LATERAL (SELECT CASE
+                -- To ask how many are kept takes as long as to look for the edge: only where both of two lie before it.
+                WHEN found = 2 AND cardinality(timestamps) < chunk.count
+                THEN 1 + div(
+                    extract(epoch FROM edge - timestamps[1]), extract(epoch FROM timestamps[2] - timestamps[1])
+                )
+                ELSE found
+            END::integer AS before OFFSET 0) AS divided
+        ) AS together
         """,
         [
             positions,
@@ -282,7 +292,9 @@ async def divided(
             *profile,
         ],
     ).rows()
-    found_at = {position: (before, part) for position, before, part in rows}
+    found_at: dict[int, tuple[int, Floats]] = {}
+    for told, befores, packed in rows:
+        found_at |= zip(told, zip(befores, arrays_of(packed), strict=True), strict=True)
     return [found_at[position] for position in positions]
 
 
