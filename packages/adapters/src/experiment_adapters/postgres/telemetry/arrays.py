@@ -183,7 +183,7 @@ def _packed(values: NDArray[Any], element: np.dtype[Any], oid: int) -> bytes:
 
 def _elements(data: Buffer, element: np.dtype[Any]) -> NDArray[Any]:
     # An empty array has no dimension, and so a shorter header than all others.
-    return np.frombuffer(bytes(data)[_HEADER:], element)["value"]
+    return np.frombuffer(memoryview(data)[_HEADER:], element)["value"]
 
 
 class _FloatArrayDumper(Dumper):
