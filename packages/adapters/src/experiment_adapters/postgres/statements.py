@@ -144,20 +144,27 @@ class Statements:
             hang_up.cancel()
 
     async def _send(self, connection: Connection, queue: Sequence[_Queued], *, commit: bool) -> None:
+        if commit and not self._open and len(queue) == 1:
+            await self._execute(connection, queue[0])  # by itself, it is a transaction of its own
+            return
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
             if self._begin and not self._open:
                 await connection.execute(self._begin, prepare=False)
                 self._open = True
-            for sql, parameters, answer, prepare in queue:
-                cursor = connection.cursor(binary=True)
-                # Prepared from the first use on, or never: of a statement that psycopg prepares at a later use, it
-                # does not notice that the pipeline was aborted before it, and takes it for prepared ever after.
-                await cursor.execute(cast("LiteralString", sql), parameters, prepare=prepare)
-                if answer is not None:
-                    answer.cursor = cursor
+            for queued in queue:
+                await self._execute(connection, queued)
             if commit:
                 await connection.execute("COMMIT", prepare=False)
+
+    async def _execute(self, connection: Connection, queued: _Queued) -> None:
+        sql, parameters, answer, prepare = queued
+        cursor = connection.cursor(binary=True)
+        # Prepared from the first use on, or never: of a statement that psycopg prepares at a later use, it does not
+        # notice that the pipeline was aborted before it, and takes it for prepared ever after.
+        await cursor.execute(cast("LiteralString", sql), parameters, prepare=prepare)
+        if answer is not None:
+            answer.cursor = cursor
 
     async def commit(self) -> None:
         """Send what is queued and commit; nothing to do where nothing was ever queued."""

@@ -38,7 +38,10 @@ SELECT run_vigils.run_id {_WATCHED}
 LIVING = f"""
 warned_at IS NULL AND alive_at > clock_timestamp() - interval '{vigils.READINGS_COUNT_EVERY.total_seconds()} seconds'
 """
-"""What is said of a run in `run_vigils` whose last sign of life need not be renewed by readings."""
+"""What is said of a run in `run_vigils` whose last sign of life need not be renewed by readings.
+
+The function `batches_that_hold` says it once more.
+"""
 
 
 class PostgresVigils(RunVigils):

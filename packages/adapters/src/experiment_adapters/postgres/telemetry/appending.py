@@ -11,12 +11,18 @@ from attrs import frozen
 
 from experiment_adapters.postgres.captures import lock_key
 from experiment_adapters.postgres.statements import Answer, Statements
-from experiment_adapters.postgres.telemetry.arrays import FloatArray, PackedArray, TimestampArray, shortened
+from experiment_adapters.postgres.telemetry.arrays import (
+    FloatArray,
+    Floats,
+    PackedArray,
+    TimestampArray,
+    shortened,
+)
 from experiment_adapters.postgres.telemetry.merging import statistics_of
-from experiment_adapters.postgres.vigils import LIVING
 from experiment_domain.sensors import SIGN_OF_LIFE_EVERY
-from experiment_domain.telemetry.statistics import Statistics
+from experiment_domain.telemetry.statistics import LARGE, SMALL, Statistics
 from experiment_domain.telemetry.store import Chunk, Intake, Presumed
+from experiment_domain.vigils import READINGS_COUNT_EVERY
 
 NAMES = ("count", "minimum", "maximum", "mean", "squares", "first", "last")
 """The columns of the statistics of a chunk."""
@@ -28,37 +34,13 @@ SELECT batch.* FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::bytea[], %s::
     %s::timestamptz[], %s::timestamptz[]) WITH ORDINALITY
     AS batch (sensor_id, capture_session_id, key, digest, accepted, late, received_at, starts_at, place)
 """
-# Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is let
-# go in the end. It comes in a statement of its own: the next one then sees what was committed before.
-_TRY_LOCKS = """
-SELECT set_config('experiment_service.held', coalesce(array_agg(place)::text, '{}'), true) FROM (
-    SELECT place FROM unnest(%s::uuid[], %s::text[], %s::bigint[])
-        WITH ORDINALITY AS batch (sensor_id, key, session_lock, place)
-    WHERE pg_try_advisory_xact_lock(hashtextextended(sensor_id::text || key, 0))
-        AND pg_try_advisory_xact_lock_shared(session_lock)
-) AS held
-"""
-# What `Presumed.holds_by` says. A session that runs has no layer but that of the pin. Of marks the latest one is asked
-# for, as by admission: joined, all those of a sensor may be read.
+# What `Presumed.holds_by` says. The function takes locks, and then asks of what was committed by then: so the statement
+# that keeps what holds can be a transaction of its own.
 _BATCHES_THAT_HOLD = f"""
 {_ALL_BATCHES}
-JOIN unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::uuid[]) WITH ORDINALITY
-    AS presumed (version, updated_at, future_tolerance, profile_id, place) ON presumed.place = batch.place
-JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = presumed.version
-    AND sensors.updated_at = presumed.updated_at
-    AND last_seen_at > received_at - interval '{SIGN_OF_LIFE_EVERY.total_seconds()} seconds'
-JOIN projects ON projects.id = sensors.project_id AND projects.future_tolerance = presumed.future_tolerance
-JOIN capture_sessions AS session ON session.id = batch.capture_session_id AND session.status = 'running'
-    AND session.deleted_at IS NULL
-JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id AND pin.sensor_id = sensors.id
-    AND pin.profile_id IS NOT DISTINCT FROM presumed.profile_id
-WHERE batch.place = ANY(current_setting('experiment_service.held')::bigint[])
-    AND EXISTS (SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND {LIVING})
-    AND NOT EXISTS (
-        SELECT FROM telemetry_batches AS known WHERE known.sensor_id = sensors.id AND known.key = batch.key
-            AND known.capture_session_id = session.id
-    )
-    AND ((SELECT max(ends_at) FROM telemetry_marks WHERE sensor_id = sensors.id) < batch.starts_at) IS NOT FALSE
+JOIN batches_that_hold(%s::uuid[], %s::uuid[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::bigint[],
+    %s::bigint[], %s::timestamptz[], %s::float8[], %s::uuid[], %s, %s) AS holding (place)
+    ON holding.place = batch.place
 """
 _NEW_SERIES = """
 INSERT INTO telemetry_series (capture_session_id, sensor_id, signal, profile_id) VALUES (%s, %s, %s, %s)
@@ -149,17 +131,19 @@ def append(statements: Statements, intakes: Sequence[Intake], known: Collection[
 def append_presumed(statements: Statements, presumed: Sequence[Presumed]) -> Answer:
     """Keep those batches of which what was presumed holds; asked, in the end, for their numbers, from 1."""
     intakes = [one.intake for one in presumed]
-    sensor_ids, session_ids, keys, *others = _columns_of_receipts(intakes)
-    locks = PackedArray.of_integers([lock_key(intake.receipt.capture_session_id) for intake in intakes])
-    statements.write(_TRY_LOCKS, [sensor_ids, keys, locks])
-    chunks, layers = _columns_of_chunks(intakes)
+    receipts = _columns_of_receipts(intakes)
+    sensor_ids, session_ids, keys, _, _, _, received_at, starts_at = receipts
     presumptions = [
+        *(sensor_ids, session_ids, keys, received_at, starts_at),
+        PackedArray.of_integers([lock_key(intake.receipt.capture_session_id) for intake in intakes]),
         PackedArray.of_integers([one.sensor.version for one in presumed]),
         PackedArray.of_moments([one.sensor.updated_at for one in presumed]),
         FloatArray.of(array("d", [one.future_tolerance for one in presumed])),
         PackedArray.of_uuids([intake.profile_id for intake in intakes]),
+        *(SIGN_OF_LIFE_EVERY, READINGS_COUNT_EVERY),
     ]
-    parameters = [sensor_ids, session_ids, keys, *others, *presumptions, *chunks, *layers]
+    chunks, layers = _columns_of_chunks(intakes)
+    parameters = [*receipts, *presumptions, *chunks, *layers]
     return statements.ask(_KEEPING_PRESUMED[bool(layers)], parameters)
 
 
@@ -200,11 +184,9 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
     kept = list(map(shortened, spans))
     kept_to = list(accumulate(map(len, kept)))
     kept_from = [0, *kept_to[:-1]]
-    numbers = [
-        (batch, start, end, *row)
-        for (batch, _, _), start, end, row in zip(chunks, kept_from, kept_to, _rows_of_parts(raw), strict=True)
-    ]
-    batches, *others = FloatArray.of_columns(numbers)
+    values, rows = _values_of(raw)
+    numbers = [(batch, start, end) for (batch, _, _), start, end in zip(chunks, kept_from, kept_to, strict=True)]
+    batches, *others = FloatArray.of_columns(np.column_stack([numbers, rows]))
     columns = [
         batches,
         PackedArray.of_texts([chunk.column.signal for _, _, chunk in chunks]),
@@ -213,17 +195,18 @@ def _columns_of_chunks(intakes: Sequence[Intake]) -> tuple[list[Any], list[Any]]
         TimestampArray.of(np.array([timestamps[-1] for timestamps in spans])),
         *others,
         TimestampArray.of(np.concatenate(kept)),
-        _together(raw),
+        FloatArray.of(values),
     ]
     layers = [
         part for place, (_, intake, chunk) in enumerate(chunks, start=1) for part in _layers(place, intake, chunk)
     ]
     if not layers:
         return columns, []
+    values, rows = _values_of(layers)
     return columns, [
         PackedArray.of_uuids([part.profile_id for part in layers]),
-        *FloatArray.of_columns([(part.of, *row) for part, row in zip(layers, _rows_of_parts(layers), strict=True)]),
-        _together(layers),
+        *FloatArray.of_columns(np.column_stack([[part.of for part in layers], rows])),
+        FloatArray.of(values),
     ]
 
 
@@ -249,14 +232,26 @@ def _layers(place: int, intake: Intake, chunk: Chunk) -> list[Part]:
     return [Part(place, intake.profile_id, chunk.physical), *others]
 
 
-def _rows_of_parts(parts: Sequence[Part]) -> list[tuple[float | None, ...]]:
-    """Where each of them begins in all of them together, and the columns of its statistics."""
-    ends = accumulate(len(part.values) for part in parts)
-    return [
-        (end - len(part.values), *columns_of_statistics(statistics_of(np.frombuffer(part.values))))
-        for part, end in zip(parts, ends, strict=True)
-    ]
+def _values_of(parts: Sequence[Part]) -> tuple[Floats, Floats]:
+    """All values, and a row for each of these parts of them: where it begins, and the columns of its statistics."""
+    values = np.concatenate([np.frombuffer(part.values) for part in parts])
+    lengths = [len(part.values) for part in parts]
+    begins = np.cumsum([0, *lengths[:-1]])
+    statistics = _statistics_of_rows(values.reshape(len(parts), -1)) if len(set(lengths)) == 1 else None
+    if statistics is None:
+        each = map(statistics_of, np.split(values, begins[1:]))
+        statistics = np.array([columns_of_statistics(one) for one in each], np.float64)
+    return values, np.column_stack([begins, statistics])
 
 
-def _together(parts: Sequence[Part]) -> FloatArray:
-    return FloatArray.of(np.concatenate([np.frombuffer(part.values) for part in parts]))
+def _statistics_of_rows(table: Floats) -> Floats | None:
+    """The columns `NAMES` of all rows at once, as `statistics_of` has them of each; None where one is not as usual."""
+    minima, maxima = np.minimum.reduce(table, axis=1), np.maximum.reduce(table, axis=1)
+    peaks = np.maximum(-minima, maxima)
+    if not ((peaks >= SMALL) & (peaks <= LARGE) | (peaks == 0.0)).all():  # none of it holds of NaN
+        return None
+    count = table.shape[1]
+    means = np.add.reduce(table, axis=1) / count
+    apart = table - means[:, None]
+    squares = np.einsum("ij,ij->i", apart, apart)
+    return np.column_stack([np.full(len(table), count), minima, maxima, means, squares, table[:, 0], table[:, -1]])

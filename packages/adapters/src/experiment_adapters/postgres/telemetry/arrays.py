@@ -51,9 +51,9 @@ class FloatArray(bytes):
         return cls(_packed(np.asarray(values, np.float64), _FLOATS, FLOAT8))
 
     @classmethod
-    def of_columns(cls, rows: Sequence[Sequence[float | None]]) -> "list[FloatArray]":
-        """An array of each column of a table; None becomes NaN. Of short ones, making each by itself takes longest."""
-        table = np.array(rows, np.float64).T
+    def of_columns(cls, rows: Floats) -> "list[FloatArray]":
+        """An array of each column of a table. Of short ones, making each by itself takes longest."""
+        table = rows.T
         packed = np.empty(table.shape, _FLOATS)
         packed["length"] = 8
         packed["value"] = table

@@ -1,0 +1,63 @@
+-- Which of some batches may be kept, told by their places from 1: those of which what was presumed holds. Each array has
+-- an entry for every batch.
+--
+-- Two statements in a function: the second one sees what was committed before the first one had its locks, and the
+-- statement that calls it, which keeps the batches, is a transaction of its own.
+
+CREATE FUNCTION batches_that_hold(
+    sensor_ids uuid[],
+    capture_session_ids uuid[],
+    keys text[],
+    received_ats timestamptz[],
+    starts_ats timestamptz[],
+    session_locks bigint[],
+    versions bigint[],
+    updated_ats timestamptz[],
+    future_tolerances float8[],
+    profile_ids uuid[],
+    sensors_live_for interval,
+    runs_live_for interval
+) RETURNS SETOF bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held bigint[];
+BEGIN
+    -- Nobody is waited for: the batches of other sensors would wait as well. What is held of a batch that is left out is
+    -- let go in the end.
+    SELECT array_agg(batch.place) INTO held
+    FROM unnest(sensor_ids, keys, session_locks) WITH ORDINALITY AS batch (sensor_id, key, session_lock, place)
+    WHERE pg_try_advisory_xact_lock(hashtextextended(batch.sensor_id::text || batch.key, 0))
+        AND pg_try_advisory_xact_lock_shared(batch.session_lock);
+
+    -- A session that runs has no layer but that of the pin. Of marks the latest one is asked for, as by admission:
+    -- joined, all those of a sensor may be read.
+    RETURN QUERY
+    SELECT batch.place
+    FROM unnest(
+        sensor_ids, capture_session_ids, keys, received_ats, starts_ats, versions, updated_ats, future_tolerances,
+        profile_ids
+    ) WITH ORDINALITY AS batch (
+        sensor_id, capture_session_id, key, received_at, starts_at, version, updated_at, future_tolerance, profile_id,
+        place
+    )
+    JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = batch.version
+        AND sensors.updated_at = batch.updated_at AND sensors.last_seen_at > batch.received_at - sensors_live_for
+    JOIN projects ON projects.id = sensors.project_id AND projects.future_tolerance = batch.future_tolerance
+    JOIN capture_sessions AS session ON session.id = batch.capture_session_id AND session.status = 'running'
+        AND session.deleted_at IS NULL
+    JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id AND pin.sensor_id = sensors.id
+        AND pin.profile_id IS NOT DISTINCT FROM batch.profile_id
+    WHERE batch.place = ANY(held)
+        AND EXISTS (
+            SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND run_vigils.warned_at IS NULL
+                AND run_vigils.alive_at > clock_timestamp() - runs_live_for
+        )
+        AND NOT EXISTS (
+            SELECT FROM telemetry_batches AS known WHERE known.sensor_id = sensors.id AND known.key = batch.key
+                AND known.capture_session_id = session.id
+        )
+        AND (
+            (SELECT max(mark.ends_at) FROM telemetry_marks AS mark WHERE mark.sensor_id = sensors.id) < batch.starts_at
+        ) IS NOT FALSE;
+END
+$$;
+COMMENT ON FUNCTION batches_that_hold IS 'The places of those batches that can be kept without being admitted: see Presumed.holds_by.';
