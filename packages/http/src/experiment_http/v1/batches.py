@@ -32,6 +32,7 @@ from experiment_http.problems import TooLarge
 from experiment_http.strict_json import malformed
 from experiment_http.structs import invalid
 from experiment_http.times import Moment
+from experiment_http.v1.number_columns import number_columns
 
 LARGEST = 16 << 20
 """The most bytes of a message, unpacked."""
@@ -163,6 +164,14 @@ def _seq_of(body: Buffer, decode: Callable[..., Any]) -> int | None:
 
 
 def _from_json(body: Buffer, decoder: "msgspec.json.Decoder[Any]") -> tuple[int | None, Batch]:
+    plain = number_columns(body, decoder.type)
+    if plain is not None:
+        message, columns = plain
+        return getattr(message, "seq", None), _batch(message, columns)
+    return _from_any_json(body, decoder)
+
+
+def _from_any_json(body: Buffer, decoder: "msgspec.json.Decoder[Any]") -> tuple[int | None, Batch]:
     try:
         message = decoder.decode(body)
     except msgspec.ValidationError as error:
