@@ -46,7 +46,7 @@ async def stored(world: World) -> list[float]:
 
 
 class Units:
-    """Units of work of which it is known who began them, and how many are under way.
+    """Units of work of which it is known who began them, and how many are under way; they take time, also in memory.
 
     `waiting` holds them up at the beginning, `ending` at the end, and `broken` lets none begin.
     """
@@ -65,6 +65,7 @@ class Units:
     async def begin(self, principal: Principal, *, read_only: bool = False) -> AsyncGenerator[Any]:
         """A unit of work."""
         self.began.append(principal)
+        await asyncio.sleep(0.001)
         await self.waiting.wait()
         if self.broken:
             raise Unavailable("The database is away.")
@@ -192,20 +193,23 @@ async def test_another_transaction_begins_where_as_much_waits_as_it_has_room_for
     assert len(await stored(world)) == 1 + len(asked)
 
 
-async def test_another_transaction_begins_where_nobody_is_left_to_wait_for(
+async def test_another_transaction_begins_with_half_of_what_there_is_at_once(
     units_of_work: UnitsOfWork, world: World
 ) -> None:
-    """Eight clients that wait for their answers: all of them are here, so that no further batch can come."""
+    """Eight clients that wait for their answers: while four of them are with the database, the others are here."""
     gathering, units = await gathering_over(units_of_work, world)
     ask = asking(gathering, world)
     for _ in range(60):
         await asyncio.gather(*ask(8))
+    units.began.clear()
+    await asyncio.gather(*ask(8))  # though all have arrived before the first of them is stored
+    assert len(units.began) == 2
     for _ in range(2):
         await asyncio.gather(*ask(1))  # once or twice fewer: they are not forgotten as soon as that
     units.ending.clear()
     units.began.clear()
     asked: list[asyncio.Task[Any]] = []
-    for number, transactions in ((1, 1), (6, 1), (1, 2), (7, 2)):
+    for number, transactions in ((1, 1), (3, 1), (1, 2), (3, 2), (1, 3)):
         asked += ask(number)
         await asyncio.sleep(0.1)
         assert len(units.began) == transactions
@@ -215,13 +219,30 @@ async def test_another_transaction_begins_where_nobody_is_left_to_wait_for(
     assert len(units.began) == 3
 
 
+async def test_if_who_stores_for_others_goes_away_they_store_by_themselves(
+    units_of_work: UnitsOfWork, world: World
+) -> None:
+    gathering, units = await gathering_over(units_of_work, world)
+    ask = asking(gathering, world)
+    for _ in range(80):
+        await asyncio.gather(*ask(4))
+    units.ending.clear()
+    first, storing, *others = ask(4)
+    await asyncio.sleep(0.1)
+    storing.cancel()
+    async with asyncio.timeout(30):
+        assert await first is None
+        units.ending.set()
+        assert None not in await asyncio.gather(*others, *ask(4))
+
+
 async def test_who_sends_no_longer_is_not_waited_for(units_of_work: UnitsOfWork, world: World) -> None:
     """Two of three clients go away: after some transactions without them, the other one is not kept waiting."""
     gathering, units = await gathering_over(units_of_work, world)
     ask = asking(gathering, world)
     for _ in range(80):
         await asyncio.gather(*ask(3))
-    for alone, transactions in ((6, 1), (1, 2)):  # as many as it takes for two to be expected, not three
+    for alone, transactions in ((4, 1), (4, 2)):  # until two are expected, not three
         for _ in range(alone):
             await asyncio.gather(*ask(1))
         units.ending.clear()

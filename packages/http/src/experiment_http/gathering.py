@@ -1,7 +1,6 @@
 """Batches of requests that are under way at the same time: one transaction stores as many as wait for it."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ COLUMNS = 512
 A column takes as long as hundreds of readings, and nobody else is answered meanwhile.
 """
 AT_ONCE = 4
-"""How many transactions are under way, at most: a further one only where nobody is left to wait for."""
+"""How many transactions are under way, at most."""
 FORGOTTEN = 1 / 16
 """With each transaction that sees fewer batches at once, by this part fewer are expected."""
 
@@ -67,7 +66,8 @@ class Waiting:
 class Gathering:
     """Stores batches of many sensors together: what a transaction costs is nearly the same for one and for many.
 
-    What comes in while one is under way is gathered for the next one.
+    What comes in while one is under way is gathered for the next one. A further one begins beside it with half of the
+    batches that there are at once of late: while one half is with the database, the other one is with us.
     """
 
     def __init__(self, services: Services) -> None:
@@ -76,7 +76,7 @@ class Gathering:
         self._amount = Amount()  # of what waits
         self._here = 0  # how many batches wait or are being stored
         self._expected = float(TOGETHER * AT_ONCE)  # at once; until it is known better
-        self._storing: set[asyncio.Task[None]] = set()
+        self._under_way = 0
         self._beginning: asyncio.Task[None] | None = None
 
     async def store(self, offer: Offer) -> Accepted | None:
@@ -88,37 +88,46 @@ class Gathering:
         self._waiting.append(waiting)
         self._amount.add(offer.batch)
         self._here += 1
-        self._begin()
+        if self._is_due:
+            # Here and now: a task would run after all requests that have arrived, and take their batches as well.
+            # If who stores for the others goes away, each of them stores by itself.
+            await self._store()
+        else:
+            self._begin()
         return await waiting.outcome
 
-    def _begin(self) -> None:
-        """Begin a transaction, if one is due; it takes what waits when it runs, which may be more than now.
+    @property
+    def _is_due(self) -> bool:
+        """Whether a transaction is to begin, be it beside others."""
+        is_enough = self._amount.fills_one or self._amount.batches >= self._expected / 2
+        return is_enough and self._under_way < AT_ONCE
 
-        Beside others, it is due if it is full, or if just as many wait or are stored as there are at once of late: who
-        has sent a batch most often sends the next one when it is answered, and to wait would only leave us idle. Where
-        more come than that, nobody knows how many there will be.
-        """
-        if self._beginning is not None or not self._waiting:
-            return
-        nobody_is_missing = self._amount.fills_one or self._here == math.ceil(self._expected)
-        if not self._storing or (len(self._storing) < AT_ONCE and nobody_is_missing):
-            self._beginning = asyncio.create_task(self._store())
-            self._storing.add(self._beginning)
+    def _begin(self) -> None:
+        """Begin a transaction, if one is due or none is under way; it takes what waits when it runs."""
+        if self._waiting and self._beginning is None and (self._is_due or not self._under_way):
+            self._beginning = asyncio.create_task(self._store_soon())
             self._beginning.add_done_callback(self._end)
 
-    def _end(self, storing: asyncio.Task[None]) -> None:
-        self._storing.discard(storing)
-        if storing is self._beginning:  # broken off before it took anything
+    def _end(self, beginning: asyncio.Task[None]) -> None:
+        if beginning is self._beginning:  # broken off before it took anything
             self._beginning = None
-        self._begin()
+            self._begin()
+
+    async def _store_soon(self) -> None:
+        self._beginning = None
+        if self._waiting and (self._is_due or not self._under_way):
+            await self._store()
 
     async def _store(self) -> None:
-        together, self._beginning = self._next(), None
+        together = self._next()
+        self._under_way += 1
         self._begin()  # another one, of what is left
-        outcomes: Sequence[Accepted | Unavailable | None]
+        # Unless all is well in the end, nothing is said to have become of them: each is then stored by itself.
+        outcomes: Sequence[Accepted | Unavailable | None] = [None] * len(together)
         try:
             async with self._services.begin(System()) as work:
-                outcomes = await work.telemetry.ingest_at_once([one.offer for one in together])
+                found = await work.telemetry.ingest_at_once([one.offer for one in together])
+            outcomes = found
         except Unavailable as unavailable:
             # Whoever waits for the next transaction would only wait for as long again.
             together += self._waiting
@@ -126,15 +135,16 @@ class Gathering:
             self._amount = Amount()
             outcomes = [unavailable] * len(together)
         except Refusal:
-            outcomes = [None] * len(together)  # what is refused by itself leaves the others as they are
+            pass  # what is refused by itself leaves the others as they are
         except Exception as error:
             log.exception("batches_not_stored_together", batches=len(together), exc_info=error)
-            outcomes = [None] * len(together)
         finally:
             self._expected = max(self._here, (1 - FORGOTTEN) * self._expected)
             self._here -= len(together)
-        for one, outcome in zip(together, outcomes, strict=True):
-            _tell(one, outcome)
+            self._under_way -= 1
+            for one, outcome in zip(together, outcomes, strict=True):
+                _tell(one, outcome)
+            self._begin()
 
     def _next(self) -> list[Waiting]:
         """The batches that have waited longest, for one transaction."""
