@@ -65,6 +65,14 @@ async def test_batches_of_many_sensors_are_kept_by_what_indexes_lead_to(
             assert await statements.ask(_ROWS_READ, [_TABLES]).value() - before < MOST_ROWS
 
 
+@pytest.mark.postgres
+def test_what_decides_sees_what_was_committed_before_its_locks_were_there(postgres_url: str) -> None:
+    """Any other kind of function runs by what its caller sees."""
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute("SELECT provolatile FROM pg_proc WHERE proname = 'batches_that_hold'").fetchall()
+    assert found == [("v",)]
+
+
 def test_the_statements_are_short_enough_for_what_is_known_of_them_to_be_kept() -> None:
     for statement in (*_KEEPING.values(), *_KEEPING_PRESUMED.values()):
         assert len(statement) <= _queries.MAX_CACHED_STATEMENT_LENGTH

@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg import AsyncCursor
 
 from entities import NOW, a_batch, a_column
 from experiment_adapters.postgres.statements import Statements
@@ -101,10 +103,19 @@ async def test_batches_are_few_round_trips(runner, services: Services, monkeypat
         Offer(token_hash=token.token_hash, batch=a_batch(a_column([start], [1.5]), session=session.id))
         for start in range(START + 20, START + 25)
     ]
+    executed: list[str] = []
+    execute = AsyncCursor.execute
+
+    async def noted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        executed.append(str(query).split()[0])
+        return await execute(self, query, *arguments, **options)
+
     with counted(monkeypatch) as found:
+        monkeypatch.setattr(AsyncCursor, "execute", noted)
         async with services.begin(System()) as work:
             assert None not in await work.telemetry.ingest_at_once(offers)
-    assert found == [2]  # locks, and what is kept
+    assert found == [1]
+    assert executed == ["WITH"]  # which takes the locks as well, and is a transaction of its own
 
 
 @pytest.mark.postgres

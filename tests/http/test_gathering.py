@@ -46,7 +46,7 @@ async def stored(world: World) -> list[float]:
 
 
 class Units:
-    """Units of work of which it is known who began them, and how many are under way; they take time, also in memory.
+    """Units of work of which it is known who began them; they take time, also in memory.
 
     `waiting` holds them up at the beginning, `ending` at the end, and `broken` lets none begin.
     """
@@ -57,7 +57,6 @@ class Units:
         self.waiting.set()
         self.ending = asyncio.Event()
         self.ending.set()
-        self.under_way = 0
         self.broken = False
         self._units = units
 
@@ -69,11 +68,9 @@ class Units:
         await self.waiting.wait()
         if self.broken:
             raise Unavailable("The database is away.")
-        self.under_way += 1
         async with self._units.begin(principal, read_only=read_only) as unit:
             yield unit
             await self.ending.wait()
-        self.under_way -= 1
 
 
 async def gathering_over(units: UnitsOfWork, world: World) -> tuple[Gathering, Units]:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from experiment_domain.kernel.errors import Refusal
 from experiment_domain.telemetry.batches import READINGS
-from experiment_http.bodies import Buffer
+from experiment_http.bodies import ORDINARY, Buffer
 from experiment_http.v1 import batches
 from experiment_http.v1.batches import FrameMessage, Message
-from experiment_http.v1.number_columns import LARGE, number_columns
+from experiment_http.v1.number_columns import LONG, number_columns
 
 SESSION = "0195798b-02a4-7f6e-8d1c-4b3a2f1e0d9c"
 STAMPS = list(range(1_773_051_273_000_000, 1_773_051_273_000_000 + 100_000, 1_000))
@@ -62,7 +62,7 @@ def test_columns_of_numbers_are_read_so(kind: type[bytes | bytearray]) -> None:
 OTHERS: dict[str, bytes] = {
     "rows": json.dumps({"readings": [{"timestamp": 1, "value": 1.0}] * 100}).encode(),
     "short columns": body_of({"timestamps": STAMPS[:3], "values": VALUES[:3]}),
-    "no columns": body_of(batch_id="x" * 2 * LARGE),
+    "no columns": body_of(batch_id="x" * 2 * LONG),
     "no object": json.dumps([STAMPS, STAMPS, VALUES]).encode(),
     "text among the timestamps": body_of({"timestamps": ["2026-03-09T10:14:33Z", *STAMPS], "values": [1, *VALUES]}),
     "text among the values": body_of({"timestamps": STAMPS, "values": [*VALUES[1:], "1"]}),
@@ -95,6 +95,7 @@ OTHERS: dict[str, bytes] = {
     "NaN": body_of({"timestamps": STAMPS, "values": [float("nan"), *VALUES[1:]]}),
     "no UTF-8": body_of({"timestamps": STAMPS, "values": VALUES}, batch_id="x").replace(b'"x"', b'"\xff"'),
     "too many": body_of({"timestamps": [1] * (READINGS + 1), "values": [1] * (READINGS + 1)}),
+    "more than an ordinary body": body_of({"timestamps": STAMPS, "values": VALUES}) + b" " * ORDINARY,
     "depth": b'{"columns":' + b"[" * 3_000 + b"]" * 3_000 + b"}" + b" " * 4_000_000,
 }
 

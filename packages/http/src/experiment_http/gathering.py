@@ -66,8 +66,9 @@ class Waiting:
 class Gathering:
     """Stores batches of many sensors together: what a transaction costs is nearly the same for one and for many.
 
-    What comes in while one is under way is gathered for the next one. A further one begins beside it with half of the
-    batches that there are at once of late: while one half is with the database, the other one is with us.
+    What comes in while one is under way is gathered for the next one. A further one begins beside it with as many as it
+    has room for, or with half of the batches that there are at once of late: while one half is with the database, the
+    other one is with us.
     """
 
     def __init__(self, services: Services) -> None:
@@ -88,7 +89,7 @@ class Gathering:
         self._waiting.append(waiting)
         self._amount.add(offer.batch)
         self._here += 1
-        if self._is_due:
+        if self._is_due_beside_others:
             # Here and now: a task would run after all requests that have arrived, and take their batches as well.
             # If who stores for the others goes away, each of them stores by itself.
             await self._store()
@@ -97,14 +98,19 @@ class Gathering:
         return await waiting.outcome
 
     @property
-    def _is_due(self) -> bool:
-        """Whether a transaction is to begin, be it beside others."""
+    def _is_due_beside_others(self) -> bool:
+        """Whether enough waits for a transaction beside others, and there is room for one."""
         is_enough = self._amount.fills_one or self._amount.batches >= self._expected / 2
         return is_enough and self._under_way < AT_ONCE
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether a transaction is to begin: beside others, or because there is none."""
+        return bool(self._waiting) and (self._is_due_beside_others or not self._under_way)
+
     def _begin(self) -> None:
-        """Begin a transaction, if one is due or none is under way; it takes what waits when it runs."""
-        if self._waiting and self._beginning is None and (self._is_due or not self._under_way):
+        """Begin a transaction, if one is due; it takes what waits when it runs."""
+        if self._beginning is None and self._is_due:
             self._beginning = asyncio.create_task(self._store_soon())
             self._beginning.add_done_callback(self._end)
 
@@ -115,7 +121,7 @@ class Gathering:
 
     async def _store_soon(self) -> None:
         self._beginning = None
-        if self._waiting and (self._is_due or not self._under_way):
+        if self._is_due:
             await self._store()
 
     async def _store(self) -> None:

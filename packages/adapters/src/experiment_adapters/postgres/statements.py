@@ -120,7 +120,7 @@ class Statements:
         self._begin = self._begin or "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     async def send(self, *, commit: bool = False) -> None:
-        """Send the queue, in order; the first of it begins the transaction."""
+        """Send the queue, in order. The first of it begins the transaction, unless one statement is all of it."""
         if self._failure is not None:
             # The transaction is over, whoever passed over that: a COMMIT would be answered by a silent ROLLBACK.
             raise self._failure

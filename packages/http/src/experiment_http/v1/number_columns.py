@@ -16,7 +16,7 @@ from experiment_domain.telemetry.batches import DEFAULT_SIGNAL, READINGS
 from experiment_http.bodies import ORDINARY, Buffer
 from experiment_http.columns import SentColumn
 
-LARGE = 1_000
+LONG = 1_000
 """Bytes for each array of a body from which it is worth it: smaller ones are decoded faster the other way."""
 
 M = TypeVar("M", bound=Struct)
@@ -29,7 +29,7 @@ def number_columns(body: Buffer, message: type[M]) -> tuple[M, Sequence[SentColu
     """
     arrays = _count(body, "[")
     # What is made of a body while it is read takes several times its room.
-    if not LARGE * arrays < len(body) <= ORDINARY or arrays == 1 or not body.startswith(b"{") or b"\\" in body:
+    if not LONG * arrays < len(body) <= ORDINARY or arrays == 1 or not body.startswith(b"{") or b"\\" in body:
         return None
     try:
         return _read(Parser().parse(body), body, arrays, message)
@@ -40,12 +40,12 @@ def number_columns(body: Buffer, message: type[M]) -> tuple[M, Sequence[SentColu
 def _read(sent: Any, body: Buffer, arrays: int, message: type[M]) -> tuple[M, Sequence[SentColumn]] | None:
     columns: list[SentColumn] = []
     strings = 1  # the name of the columns
-    for part in _sent(Array, sent["columns"]):
-        names = set(_sent(Object, part))
+    for part in _of_kind(Array, sent["columns"]):
+        names = set(_of_kind(Object, part))
         strings += len(names)
         signal = DEFAULT_SIGNAL
         if "signal" in names:
-            signal = _sent(str, part["signal"])
+            signal = _of_kind(str, part["signal"])
             strings += 1
         if names - {"signal"} != {"timestamps", "values"}:
             return None
@@ -55,8 +55,9 @@ def _read(sent: Any, body: Buffer, arrays: int, message: type[M]) -> tuple[M, Se
     # Arrays within arrays are read as if they were none; and a name that occurs twice is a string too many.
     if arrays != 1 + 2 * len(columns) or _count(body, '"') != 2 * strings:
         return None
-    are_few = sum(map(len, columns)) <= READINGS and len({column.signal for column in columns}) == len(columns)
-    if not are_few or any(len(column.timestamps) != len(column.values) for column in columns):
+    if sum(map(len, columns)) > READINGS or len({column.signal for column in columns}) < len(columns):
+        return None
+    if any(len(column.timestamps) != len(column.values) for column in columns):
         return None
     return msgspec.convert({**beside, "columns": []}, message), columns
 
@@ -69,11 +70,12 @@ def _count(body: Buffer, character: str) -> int:
 def _array(kind: Literal["q", "d"], numbers: Any) -> "array[Any]":
     """Raises `TypeError` or `ValueError` where some are of another kind, or too large for it."""
     items = array(kind)
-    items.frombytes(_sent(Array, numbers).as_buffer(of_type="i" if kind == "q" else "d"))
+    items.frombytes(_of_kind(Array, numbers).as_buffer(of_type="i" if kind == "q" else "d"))
     return items
 
 
-def _sent(kind: type[Any], value: Any) -> Any:
+def _of_kind(kind: type[Any], value: Any) -> Any:
+    """The value, if it is of this kind. Raises `TypeError`."""
     if not isinstance(value, kind):
         raise TypeError
     return value

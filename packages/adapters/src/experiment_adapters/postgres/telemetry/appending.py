@@ -133,17 +133,23 @@ def append_presumed(statements: Statements, presumed: Sequence[Presumed]) -> Ans
     intakes = [one.intake for one in presumed]
     receipts = _columns_of_receipts(intakes)
     sensor_ids, session_ids, keys, _, _, _, received_at, starts_at = receipts
-    presumptions = [
-        *(sensor_ids, session_ids, keys, received_at, starts_at),
+    # Columns of the receipts are sent twice: a function cannot be given those of another table.
+    asked = [
+        sensor_ids,
+        session_ids,
+        keys,
+        received_at,
+        starts_at,
         PackedArray.of_integers([lock_key(intake.receipt.capture_session_id) for intake in intakes]),
         PackedArray.of_integers([one.sensor.version for one in presumed]),
         PackedArray.of_moments([one.sensor.updated_at for one in presumed]),
         FloatArray.of(array("d", [one.future_tolerance for one in presumed])),
         PackedArray.of_uuids([intake.profile_id for intake in intakes]),
-        *(SIGN_OF_LIFE_EVERY, READINGS_COUNT_EVERY),
+        SIGN_OF_LIFE_EVERY,
+        READINGS_COUNT_EVERY,
     ]
     chunks, layers = _columns_of_chunks(intakes)
-    parameters = [*receipts, *presumptions, *chunks, *layers]
+    parameters = [*receipts, *asked, *chunks, *layers]
     return statements.ask(_KEEPING_PRESUMED[bool(layers)], parameters)
 
 
@@ -240,12 +246,16 @@ def _values_of(parts: Sequence[Part]) -> tuple[Floats, Floats]:
     statistics = _statistics_of_rows(values.reshape(len(parts), -1)) if len(set(lengths)) == 1 else None
     if statistics is None:
         each = map(statistics_of, np.split(values, begins[1:]))
+        # None becomes NaN, which the statement makes null again.
         statistics = np.array([columns_of_statistics(one) for one in each], np.float64)
     return values, np.column_stack([begins, statistics])
 
 
 def _statistics_of_rows(table: Floats) -> Floats | None:
-    """The columns `NAMES` of all rows at once, as `statistics_of` has them of each; None where one is not as usual."""
+    """The columns `NAMES` of all rows at once, as `statistics_of` has them of each.
+
+    None where a row has no value somewhere, or values whose squares overflow or vanish.
+    """
     minima, maxima = np.minimum.reduce(table, axis=1), np.maximum.reduce(table, axis=1)
     peaks = np.maximum(-minima, maxima)
     if not ((peaks >= SMALL) & (peaks <= LARGE) | (peaks == 0.0)).all():  # none of it holds of NaN
@@ -253,5 +263,5 @@ def _statistics_of_rows(table: Floats) -> Floats | None:
     count = table.shape[1]
     means = np.add.reduce(table, axis=1) / count
     apart = table - means[:, None]
-    squares = np.einsum("ij,ij->i", apart, apart)
+    squares = [row @ row for row in apart]
     return np.column_stack([np.full(len(table), count), minima, maxima, means, squares, table[:, 0], table[:, -1]])

@@ -138,7 +138,8 @@ def moments(moment: str) -> str:
 
 
 def _packing(send: str, value: str) -> str:
-    # An array would be put together first, and then be sent element by element.
+    # An array would be put together first, and then be sent element by element. No value may be null: it would be
+    # passed over, and what follows would move up.
     return f"string_agg({send}({value}), NULL)"
 
 
@@ -153,7 +154,7 @@ def moments_of(packed: bytes) -> Integers:
 
 
 def arrays_of(packed: bytes) -> Iterator[Floats]:
-    """Arrays of floats that were sent one after the other, none of them empty: as they came, like other floats."""
+    """Arrays of floats that were sent one after the other: none of them empty, and no element null."""
     place = 0
     while place < len(packed):
         _, _, _, length, _ = _FIVE.unpack_from(packed, place)

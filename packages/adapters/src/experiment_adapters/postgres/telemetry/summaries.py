@@ -152,7 +152,7 @@ async def _headers(
     ]
     positions = positions.astype(np.int64)
     if not ((owners[1:] > owners[:-1]) | (starts[1:] > starts[:-1])).all():
-        # Seldom: most are received in the order of time.
+        # Seldom: most are received in the order of time. Of equal starts the position decides.
         order = np.lexsort((positions, starts, owners))
         positions, spans = positions[order], spans.at(order)
     return SummedChunks(series=series, positions=positions, spans=spans)

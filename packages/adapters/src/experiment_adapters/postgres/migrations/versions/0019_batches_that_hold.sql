@@ -2,21 +2,22 @@
 -- an entry for every batch.
 --
 -- Two statements in a function: the second one sees what was committed before the first one had its locks, and the
--- statement that calls it, which keeps the batches, is a transaction of its own.
+-- statement that calls it, which keeps the batches, is a transaction of its own. VOLATILE, at READ COMMITTED: only so does
+-- a statement in a function see more than the one that calls it.
 
 CREATE FUNCTION batches_that_hold(
     sensor_ids uuid[],
     capture_session_ids uuid[],
     keys text[],
-    received_ats timestamptz[],
-    starts_ats timestamptz[],
+    receptions timestamptz[],
+    beginnings timestamptz[],
     session_locks bigint[],
     versions bigint[],
-    updated_ats timestamptz[],
+    updates timestamptz[],
     future_tolerances float8[],
     profile_ids uuid[],
-    sensors_live_for interval,
-    runs_live_for interval
+    sign_of_life_every interval,
+    readings_count_every interval
 ) RETURNS SETOF bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     held bigint[];
@@ -33,14 +34,14 @@ BEGIN
     RETURN QUERY
     SELECT batch.place
     FROM unnest(
-        sensor_ids, capture_session_ids, keys, received_ats, starts_ats, versions, updated_ats, future_tolerances,
+        sensor_ids, capture_session_ids, keys, receptions, beginnings, versions, updates, future_tolerances,
         profile_ids
     ) WITH ORDINALITY AS batch (
         sensor_id, capture_session_id, key, received_at, starts_at, version, updated_at, future_tolerance, profile_id,
         place
     )
     JOIN sensors ON sensors.id = batch.sensor_id AND sensors.version = batch.version
-        AND sensors.updated_at = batch.updated_at AND sensors.last_seen_at > batch.received_at - sensors_live_for
+        AND sensors.updated_at = batch.updated_at AND sensors.last_seen_at > batch.received_at - sign_of_life_every
     JOIN projects ON projects.id = sensors.project_id AND projects.future_tolerance = batch.future_tolerance
     JOIN capture_sessions AS session ON session.id = batch.capture_session_id AND session.status = 'running'
         AND session.deleted_at IS NULL
@@ -49,7 +50,7 @@ BEGIN
     WHERE batch.place = ANY(held)
         AND EXISTS (
             SELECT FROM run_vigils WHERE run_vigils.run_id = session.run_id AND run_vigils.warned_at IS NULL
-                AND run_vigils.alive_at > clock_timestamp() - runs_live_for
+                AND run_vigils.alive_at > clock_timestamp() - readings_count_every
         )
         AND NOT EXISTS (
             SELECT FROM telemetry_batches AS known WHERE known.sensor_id = sensors.id AND known.key = batch.key
