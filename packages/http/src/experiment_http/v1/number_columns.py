@@ -50,7 +50,8 @@ def _read(sent: Any, body: Buffer, arrays: int, message: type[M]) -> tuple[M, Se
         if names - {"signal"} != {"timestamps", "values"}:
             return None
         columns.append(SentColumn(signal, _array("q", part["timestamps"]), _array("d", part["values"])))
-    beside = {name: sent[name] for name in sent if name != "columns"}
+    beside = dict(sent.items())  # each looked up by its name, they would be looked through for each of them
+    del beside["columns"]
     strings += sum(2 if isinstance(value, str) else 1 for value in beside.values())
     # Arrays within arrays are read as if they were none; and a name that occurs twice is a string too many.
     if arrays != 1 + 2 * len(columns) or _count(body, '"') != 2 * strings:
