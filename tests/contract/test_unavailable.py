@@ -65,6 +65,14 @@ def test_a_fault_stays_one(error: Exception):
     assert refusal_of(error) is error
 
 
+@pytest.mark.parametrize("error", [errors.UndefinedTable(), errors.UndefinedColumn(), errors.UndefinedFunction()])
+def test_what_is_missing_may_be_of_another_schema(error: Exception):
+    refusal_of(error)
+    assert error.__notes__ == [
+        "the database may not have the schema of this version: `experiment-service migrate` brings it there"
+    ]
+
+
 async def test_a_standby_is_named_in_the_log(runner: asyncio.Runner, postgres_url: str):
     options = "-c default_transaction_read_only=on"
     async with await psycopg.AsyncConnection.connect(postgres_url, options=options) as connection:

@@ -73,7 +73,7 @@ def refusal_of(error: Exception) -> Refusal | Exception:
         case psycopg.Error(sqlstate=None) if isinstance(error, psycopg.OperationalError):
             # Without a state it is the connection itself: refused, reset, timed out.
             return Unavailable(_AWAY)
-        case errors.UndefinedTable() | errors.UndefinedColumn():
+        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
             _note(error, _OTHER_SCHEMA)
             return error
         case _:
