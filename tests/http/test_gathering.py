@@ -1,6 +1,7 @@
 """Requests that send batches at the same time: stored together, and each answered for itself."""
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -231,6 +232,39 @@ async def test_if_who_stores_for_others_goes_away_they_store_by_themselves(
         assert await first is None
         units.ending.set()
         assert None not in await asyncio.gather(*others, *ask(4))
+
+
+async def test_nobody_is_left_to_hear_what_became_of_who_stored_for_others_and_went_away(
+    units_of_work: UnitsOfWork, world: World
+) -> None:
+    """The same batch twice: the latter completes the half and stores the former, not itself."""
+    gathering, units = await gathering_over(units_of_work, world)
+    ask = asking(gathering, world)
+    for _ in range(60):
+        await asyncio.gather(*ask(6))
+    unheard: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        units.waiting.clear()
+        first = ask(1)
+        await asyncio.sleep(0.1)
+        same = offer(world, 5_000)
+        former, between, storing = [
+            asyncio.create_task(gathering.store(one)) for one in (same, offer(world, 5_001), same)
+        ]
+        await asyncio.sleep(0.1)
+        storing.cancel()
+        await asyncio.sleep(0)
+        units.broken = True
+        units.waiting.set()
+        await asyncio.gather(*first, former, between, storing, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        del first, former, between, storing
+        gc.collect()
+    finally:
+        loop.set_exception_handler(None)
+    assert unheard == []
 
 
 async def test_who_sends_no_longer_is_not_waited_for(units_of_work: UnitsOfWork, world: World) -> None:

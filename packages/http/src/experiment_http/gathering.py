@@ -167,5 +167,6 @@ def _tell(waiting: Waiting, outcome: Accepted | Unavailable | None) -> None:
     with suppress(asyncio.InvalidStateError):  # who waited for it has gone
         if isinstance(outcome, Unavailable):
             waiting.outcome.set_exception(outcome)
+            waiting.outcome.exception()  # or asyncio complains of it, where who stored for others has gone meanwhile
         else:
             waiting.outcome.set_result(outcome)
