@@ -41,17 +41,19 @@ def _read(sent: Any, body: Buffer, arrays: int, message: type[M]) -> tuple[M, Se
     columns: list[SentColumn] = []
     strings = 1  # the name of the columns
     for part in _of_kind(Array, sent["columns"]):
-        names = set(_of_kind(Object, part))
-        strings += len(names)
+        parts = set(_of_kind(Object, part))
+        strings += len(parts)
         signal = DEFAULT_SIGNAL
-        if "signal" in names:
+        if "signal" in parts:
             signal = _of_kind(str, part["signal"])
             strings += 1
-        if names - {"signal"} != {"timestamps", "values"}:
+        if parts - {"signal"} != {"timestamps", "values"}:
             return None
         columns.append(SentColumn(signal, _array("q", part["timestamps"]), _array("d", part["values"])))
-    beside = dict(sent.items())  # each looked up by its name, they would be looked through for each of them
-    del beside["columns"]
+    names = list(sent)
+    if len(names) > len(message.__struct_fields__):  # each is looked for among all of them
+        return None
+    beside = {name: sent[name] for name in names if name != "columns"}
     strings += sum(2 if isinstance(value, str) else 1 for value in beside.values())
     # Arrays within arrays are read as if they were none; and a name that occurs twice is a string too many.
     if arrays != 1 + 2 * len(columns) or _count(body, '"') != 2 * strings:
