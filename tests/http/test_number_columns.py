@@ -97,7 +97,9 @@ OTHERS: dict[str, bytes] = {
     "no UTF-8": body_of({"timestamps": STAMPS, "values": VALUES}, batch_id="x").replace(b'"x"', b'"\xff"'),
     "too many": body_of({"timestamps": [1] * (READINGS + 1), "values": [1] * (READINGS + 1)}),
     "more than an ordinary body": body_of({"timestamps": STAMPS, "values": VALUES}) + b" " * ORDINARY,
-    "depth": b'{"columns":' + b"[" * 3_000 + b"]" * 3_000 + b"}" + b" " * 4_000_000,
+    "depth": body_of({"timestamps": STAMPS, "values": VALUES}).replace(
+        b"{", b'{"batch_id":' + b'{"a":' * 3_000 + b"1" + b"}" * 3_000 + b",", 1
+    ),
 }
 
 

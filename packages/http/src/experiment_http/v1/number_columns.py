@@ -19,6 +19,9 @@ from experiment_http.columns import SentColumn
 LONG = 1_000
 """Bytes for each array of a body from which it is worth it: smaller ones are decoded faster the other way."""
 
+LEAST_ARRAYS = 3
+"""That of the columns, and the two of one column."""
+
 M = TypeVar("M", bound=Struct)
 
 
@@ -27,9 +30,11 @@ def number_columns(body: Buffer, message: type[M]) -> tuple[M, Sequence[SentColu
 
     None of every other body, and of one with which anything is the matter: whoever decodes it whole says what.
     """
-    arrays = _count(body, "[")
     # What is made of a body while it is read takes several times its room.
-    if not LONG * arrays < len(body) <= ORDINARY or arrays == 1 or not body.startswith(b"{") or b"\\" in body:
+    if not LEAST_ARRAYS * LONG < len(body) <= ORDINARY or not body.startswith(b"{") or b"\\" in body:
+        return None
+    arrays = _count(body, "[")
+    if not LEAST_ARRAYS <= arrays < len(body) / LONG:
         return None
     try:
         return _read(Parser().parse(body), body, arrays, message)
@@ -40,20 +45,20 @@ def number_columns(body: Buffer, message: type[M]) -> tuple[M, Sequence[SentColu
 def _read(sent: Any, body: Buffer, arrays: int, message: type[M]) -> tuple[M, Sequence[SentColumn]] | None:
     columns: list[SentColumn] = []
     strings = 1  # the name of the columns
-    for part in _of_kind(Array, sent["columns"]):
-        parts = set(_of_kind(Object, part))
-        strings += len(parts)
+    for column in _of_kind(Array, sent["columns"]):
+        names = set(_of_kind(Object, column))
+        strings += len(names)
         signal = DEFAULT_SIGNAL
-        if "signal" in parts:
-            signal = _of_kind(str, part["signal"])
+        if "signal" in names:
+            signal = _of_kind(str, column["signal"])
             strings += 1
-        if parts - {"signal"} != {"timestamps", "values"}:
+        if names - {"signal"} != {"timestamps", "values"}:
             return None
-        columns.append(SentColumn(signal, _array("q", part["timestamps"]), _array("d", part["values"])))
-    names = list(sent)
-    if len(names) > len(message.__struct_fields__):  # each is looked for among all of them
+        columns.append(SentColumn(signal, _array("q", column["timestamps"]), _array("d", column["values"])))
+    others = [name for name in sent if name != "columns"]
+    if len(others) >= len(message.__struct_fields__):  # each is looked for among all of them
         return None
-    beside = {name: sent[name] for name in names if name != "columns"}
+    beside = {name: sent[name] for name in others}
     strings += sum(2 if isinstance(value, str) else 1 for value in beside.values())
     # Arrays within arrays are read as if they were none; and a name that occurs twice is a string too many.
     if arrays != 1 + 2 * len(columns) or _count(body, '"') != 2 * strings:
