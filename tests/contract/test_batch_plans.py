@@ -1,9 +1,11 @@
 """What PostgreSQL reads to keep batches of many sensors: as much, however much there is of them already."""
 
 import asyncio
+from collections.abc import Sequence
 
 import psycopg
 import pytest
+from attrs import evolve
 from psycopg import _queries
 
 from entities import a_batch, a_column
@@ -32,6 +34,16 @@ FROM telemetry_series, generate_series(1, %(earlier)s) AS number, to_timestamp(n
 INSERT INTO telemetry_batches (sensor_id, capture_session_id, key, digest, accepted, late, received_at)
 SELECT sensor_id, capture_session_id, number::text, '', 1, 0, to_timestamp(number)
 FROM telemetry_series, generate_series(1, %(earlier)s) AS number WHERE signal = 'value';
+WITH earlier AS (
+    SELECT gen_random_uuid() AS id, number + 1 AS ordinal, session, pin FROM capture_sessions AS session
+    JOIN capture_session_pins AS pin ON pin.capture_session_id = session.id, generate_series(1, %(earlier)s) AS number
+), sessions AS (
+    INSERT INTO capture_sessions
+    SELECT (jsonb_populate_record(session, jsonb_build_object('id', id, 'ordinal', ordinal, 'status', 'succeeded'))).*
+    FROM earlier
+)
+INSERT INTO capture_session_pins
+SELECT (jsonb_populate_record(pin, jsonb_build_object('capture_session_id', id))).* FROM earlier;
 INSERT INTO telemetry_marks
     (capture_session_id, sensor_id, late, starts_at, ends_at, received_from, received_to, readings, marks)
 SELECT capture_session_id, sensor_id, false, at, at, at, at, 1, '{1}'
@@ -43,22 +55,24 @@ _TABLES = "^(sensors|projects|capture_session|run_vigils|telemetry_)"
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize("planned", ["for nothing", "unanalyzed", "analyzed"])
 async def test_batches_of_many_sensors_are_kept_by_what_indexes_lead_to(
-    runner: asyncio.Runner, postgres_url: str, plans: str, analyzed: bool
+    runner: asyncio.Runner, postgres_url: str, plans: str, planned: str
 ) -> None:
     async with PostgresUnitsOfWork.open(postgres_url) as units:
         lab = await Laboratory.open(units)
         presumed = await _presumed(lab)
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            for statement in _FILL.split(";"):
-                connection.execute(statement.encode(), {"earlier": EARLIER})
-            if analyzed:
-                connection.execute("ANALYZE")
         async with units.begin(System()) as uow:
             assert isinstance(uow, PostgresUnitOfWork)
             statements = uow._statements
             statements.write(f"SET LOCAL plan_cache_mode = {plans}", [])
+            if planned == "for nothing":  # a plan that was made when there was next to nothing is kept for some time
+                assert len(await append_presumed(statements, _with_key(presumed, "first")).rows()) == SENSORS
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                for statement in _FILL.split(";"):
+                    connection.execute(statement.encode(), {"earlier": EARLIER})
+                if planned == "analyzed":
+                    connection.execute("ANALYZE")
             before = await statements.ask(_ROWS_READ, [_TABLES]).value()
             kept = await append_presumed(statements, presumed).rows()
             assert len(kept) == SENSORS
@@ -77,6 +91,11 @@ def test_the_statements_are_short_enough_for_what_is_known_of_them_to_be_kept() 
     for statement in (*_KEEPING.values(), *_KEEPING_PRESUMED.values()):
         assert len(statement) <= _queries.MAX_CACHED_STATEMENT_LENGTH
         assert statement.count("%s") <= _queries.MAX_CACHED_STATEMENT_PARAMS
+
+
+def _with_key(presumed: Sequence[Presumed], key: str) -> list[Presumed]:
+    """Those batches under another key."""
+    return [evolve(one, intake=evolve(one.intake, receipt=evolve(one.intake.receipt, key=key))) for one in presumed]
 
 
 async def _presumed(lab: Laboratory) -> list[Presumed]:
