@@ -76,3 +76,15 @@ async def test_batches_of_a_thousand(runner: object, postgres_url: str):
         stored = (bytes_stored(connection) - empty) / 300_000
     print(f"batches of 1,000, both layers: {stored:.1f} bytes each")
     assert stored <= 20
+
+
+def test_no_statistics_are_made_of_readings(postgres_url: str) -> None:
+    """ANALYZE would count the elements of arrays: it takes sixteen times as long for ten thousand chunks."""
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute(
+            "SELECT attrelid::regclass::text, attname, attstattarget FROM pg_attribute"
+            " JOIN pg_class ON pg_class.oid = attrelid JOIN pg_type ON pg_type.oid = atttypid"
+            " WHERE relkind = 'r' AND (relname LIKE 'telemetry%' OR relname LIKE 'scalar%') AND typcategory = 'A'"
+        ).fetchall()
+    assert len(found) >= 14
+    assert [(table, column) for table, column, target in found if target != 0] == []
