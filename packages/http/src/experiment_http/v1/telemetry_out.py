@@ -150,10 +150,12 @@ async def read_telemetry(call: Call, session_id: UUID, query: TelemetryQuery) ->
     out. A part begins at `timestamp` (inclusive) and ends at `end` (exclusive), within what is asked for. Where the
     parts begin depends on the first reading of the series, not on `start`: a window that is moved shows the same parts.
     """
-    place = await _place(call, session_id, query)
-    media_type = chosen(call.headers.get(b"accept"), KINDS)
-    if query.points is not None:
-        return await _envelope(call, place, query.points, media_type)
+    async with call.api.services.read(call.caller) as work:
+        place = await _place(call, work, session_id, query)
+        media_type = chosen(call.headers.get(b"accept"), KINDS)
+        envelope = None if query.points is None else await _envelope(work, place, query.points)
+    if envelope is not None:
+        return _told(place, envelope, media_type)
     if media_type == JSON:
         found = await place.read(call, query.limit or USUAL)
         return _json(call, place.after(found), found)
@@ -173,7 +175,7 @@ async def list_series(work: Work, session_id: UUID) -> Sequence[Series]:
     return await work.telemetry.series(session_id)
 
 
-async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
+async def _place(call: Call, work: Work, session_id: UUID, query: TelemetryQuery) -> Place:
     if query.points is not None:
         for name, value in (("limit", query.limit), ("cursor", query.cursor)):
             if value is not None:
@@ -182,8 +184,7 @@ async def _place(call: Call, session_id: UUID, query: TelemetryQuery) -> Place:
     if query.cursor is None:
         sensor_id, signal = query.sensor_id, query.signal
         if sensor_id is None or signal is None:
-            async with call.api.services.read(call.caller) as work:
-                sensor_id, signal = await _series(work, session_id, sensor_id, signal)
+            sensor_id, signal = await _series(work, session_id, sensor_id, signal)
         after, layer, profile_id = None, query.layer, query.profile_id
     else:
         after, sensor, signal, layer, profile = call.place(query.cursor)
@@ -263,7 +264,7 @@ def chosen_answer(view: View) -> Answer:
     return Answer(200, headers, msgspec.json.encode(view))
 
 
-async def _envelope(call: Call, place: Place, points: int, media_type: str) -> Answer | TableStream:
+async def _envelope(work: Work, place: Place, points: int) -> LayerEnvelope:
     query = place.query
     wanted = EnvelopeQuery(
         capture_session_id=query.capture_session_id,
@@ -275,8 +276,12 @@ async def _envelope(call: Call, place: Place, points: int, media_type: str) -> A
         end=query.end,
         points=points,
     )
-    async with call.api.services.read(call.caller) as work:
-        found = await work.telemetry.envelope(wanted, layer=place.layer)
+    return await work.telemetry.envelope(wanted, layer=place.layer)
+
+
+def _told(place: Place, found: LayerEnvelope, media_type: str) -> Answer | TableStream:
+    """The answer that shows an envelope."""
+    query = place.query
     if media_type != JSON:
         table = Table(columns=ENVELOPE_COLUMNS, facts=_facts(place, found))
         return TableStream(table=table, media_type=media_type, first=found.envelope.columns)

@@ -22,7 +22,7 @@ from experiment_adapters.postgres.telemetry.headers import (
     opened,
 )
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened
-from experiment_domain.telemetry.batches import micros
+from experiment_domain.telemetry.batches import LATEST, micros
 from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
 
 _HUGE = 1e300
@@ -286,6 +286,13 @@ def _bounds(*keys: Integers) -> Integers:
     return np.flatnonzero(begins)
 
 
+def _spans(numbers: Integers, pixels: Pixels, query: EnvelopeQuery) -> tuple[Integers, Integers]:
+    """Where parts begin and end, as `Pixels.span` has it of each."""
+    starts = pixels.anchor + numbers * pixels.width
+    ends = np.minimum(starts + pixels.width, LATEST if query.end is None else query.end)
+    return starts if query.start is None else np.maximum(starts, query.start), ends
+
+
 def _envelope(pieces: Pieces, pixels: Pixels, query: EnvelopeQuery) -> Envelope:
     numbers = np.unique(pieces.pixels)
     counts = np.zeros(len(numbers), np.int64)
@@ -302,10 +309,10 @@ def _envelope(pieces: Pieces, pixels: Pixels, query: EnvelopeQuery) -> Envelope:
         firsts[filled], lasts[filled] = valued.firsts[starts], valued.lasts[ends - 1]
         # Weighted before they are summed up: neither can it overflow, nor rounding leave the extremes.
         means[filled] = np.clip(np.add.reduceat(valued.means * weights, starts), lowest, highest)
-    spans = [pixels.span(number, query) for number in numbers.tolist()]
+    starts, ends = _spans(numbers, pixels, query)
     return Envelope(
-        starts=array("q", [start for start, _ in spans]),
-        ends=array("q", [end for _, end in spans]),
+        starts=array("q", starts.tobytes()),
+        ends=array("q", ends.tobytes()),
         counts=array("q", counts.tobytes()),
         minimums=array("d", minimums.tobytes()),
         maximums=array("d", maximums.tobytes()),
