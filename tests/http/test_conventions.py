@@ -2,10 +2,13 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Generator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from itertools import product
+from types import coroutine
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -18,10 +21,11 @@ from experiment_adapters.memory import MemoryUnitsOfWork
 from experiment_domain.audit import AuditFilter
 from experiment_domain.kernel.access import System
 from experiment_domain.kernel.errors import Unavailable
+from experiment_domain.kernel.ids import TimeOrderedIds
 from experiment_domain.kernel.news import News
 from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 from experiment_http import paths
-from experiment_http.traffic import RequestMetrics
+from experiment_http.traffic import RequestMetrics, Traffic
 from http_api import API, Client, World, app_over, documented, refusal, token_of
 
 CANARY = "canary-5f1e"
@@ -34,6 +38,16 @@ def captured() -> Iterator[list[MutableMapping[str, Any]]]:
     """What is logged, with what every line of a request carries."""
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
         yield logs
+
+
+def bare_request() -> dict[str, Any]:
+    """What a server says of a request."""
+    return {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": []}
+
+
+async def no_message(*_: Any) -> Any:
+    """Neither sent nor received."""
+    raise AssertionError
 
 
 class Broken(UnitsOfWork):
@@ -179,6 +193,37 @@ async def test_a_fault_tells_nothing(runner: object) -> None:
     assert CANARY in repr(fault["exc_info"])
     assert request["event"] == "request"
     assert [entry["request_id"] for entry in logs] == ["mine", "mine"]
+    assert "request_id" not in structlog.contextvars.get_contextvars()
+
+
+async def test_a_request_that_is_closed_elsewhere_says_nothing_of_where_it_began(runner: object) -> None:
+    @coroutine
+    def never() -> Generator[None]:
+        yield
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        await never()
+
+    metrics = RequestMetrics(CollectorRegistry())
+    traffic = Traffic(waiting, ids=TimeOrderedIds(), trusted_proxies=(), metrics=metrics)
+    request = traffic(bare_request(), no_message, no_message)
+    copy_context().run(request.send, None)
+    with captured() as logs:
+        request.close()  # as what is left of a loop is, when that has ended
+    assert [entry["event"] for entry in logs] == ["request"]
+
+
+async def test_a_request_that_cannot_be_noted_leaves_no_id_behind(
+    runner: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answered(scope: Any, receive: Any, send: Any) -> None:
+        assert structlog.contextvars.get_contextvars()["request_id"]
+
+    metrics = RequestMetrics(CollectorRegistry())
+    monkeypatch.setattr(metrics, "record", Mock(side_effect=BrokenPipeError))
+    traffic = Traffic(answered, ids=TimeOrderedIds(), trusted_proxies=(), metrics=metrics)
+    with pytest.raises(BrokenPipeError):
+        await traffic(bare_request(), no_message, no_message)
     assert "request_id" not in structlog.contextvars.get_contextvars()
 
 

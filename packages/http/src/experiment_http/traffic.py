@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -111,18 +112,22 @@ class Traffic:
         except HeadAnswered:
             pass
         finally:
-            seconds = time.perf_counter() - begun
-            route = scope.get("path_template") or UNMATCHED
-            self._metrics.record(method, route, status, seconds)
-            log.info(
-                "request",
-                method=method,
-                path=path,
-                status=status,
-                seconds=round(seconds, 6),
-                client=state["client_address"],
-            )
-            structlog.contextvars.reset_contextvars(**bound)
+            try:
+                seconds = time.perf_counter() - begun
+                route = scope.get("path_template") or UNMATCHED
+                self._metrics.record(method, route, status, seconds)
+                log.info(
+                    "request",
+                    method=method,
+                    path=path,
+                    status=status,
+                    seconds=round(seconds, 6),
+                    client=state["client_address"],
+                )
+            finally:
+                # What never ended, and is closed by whoever finds it, is not where it was bound.
+                with suppress(ValueError):
+                    structlog.contextvars.reset_contextvars(**bound)
 
 
 def _with_head(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
