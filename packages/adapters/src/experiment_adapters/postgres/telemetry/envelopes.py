@@ -224,8 +224,11 @@ def _sides(
     size = (pixels.high - 1 - pixels.anchor) // pixels.width - base + 1
     lowest, highest = np.full(size, np.inf), np.full(size, -np.inf)
     valued = known.counts > 0
-    np.minimum.at(lowest, known.pixels[valued] - base, known.minimums[valued])
-    np.maximum.at(highest, known.pixels[valued] - base, known.maximums[valued])
+    if valued.any():
+        parts = known.pixels[valued] - base  # in order, as pieces are
+        bounds = _bounds(parts)
+        lowest[parts[bounds]] = np.minimum.reduceat(known.minimums[valued], bounds)
+        highest[parts[bounds]] = np.maximum.reduceat(known.maximums[valued], bounds)
     minimums, maximums, left = found.minimums[places], found.maximums[places], numbers - base
     before = (minimums < lowest[left]) | (maximums > highest[left])
     behind = (minimums < lowest[left + 1]) | (maximums > highest[left + 1])

@@ -114,7 +114,8 @@ class Headers:
         if series_id is None or packed[-1] is None:
             return None
         _, (positions, readings, starts, ends, counts, *statistics) = in_common([packed])
-        order = np.lexsort((positions, starts))
+        is_in_order = not np.count_nonzero(starts[1:] <= starts[:-1])
+        order = slice(None) if is_in_order else np.lexsort((positions, starts))
         means, _, minimums, maximums, firsts, lasts = (found[order] for found in statistics)
         return cls(
             stored=stored,
