@@ -19,6 +19,7 @@ from experiment_adapters.postgres.telemetry.arrays import (
     FloatArray,
     TimestampArray,
     register,
+    shortened,
 )
 from experiment_adapters.postgres.telemetry.merging import statistics_of
 from experiment_domain.telemetry.batches import moment
@@ -32,6 +33,8 @@ STEP = 1_003
 """Microseconds from one reading to the next: no part of an envelope begins where a chunk does."""
 LATE = 0.05
 """The share of chunks that a later one overlaps, in the series that has such ones."""
+JITTER = 500
+"""Microseconds that a reading may come later than its time, in the series that is not regular."""
 POINTS = 1_000
 ZOOMS = (1, 10, 100, 1_000)
 SENSORS = 8
@@ -55,23 +58,30 @@ class Recorded:
 
 
 async def reading(bench: Bench) -> list[Row]:
-    """Envelopes of a long series, of one with late chunks, and metrics whole and by buckets."""
+    """Envelopes of long series, regular or not, of one with late chunks, and metrics whole and by buckets."""
     url = running_database(bench.up.data_dir)
     assert url is not None
-    long, late, run_id, sensors = await _rig(bench)
+    long, irregular, late, run_id, sensors = await _rig(bench)
     start = int((datetime.now(UTC) - timedelta(days=30)).timestamp()) * 1_000_000
     began = time.perf_counter()
-    await asyncio.to_thread(_store, url, long, start, READINGS, 0.0)
-    await asyncio.to_thread(_store, url, late, start, READINGS // 5, LATE)
+    await asyncio.to_thread(_store, url, long, start, READINGS)
+    await asyncio.to_thread(_store, url, irregular, start, READINGS, jitter=JITTER)
+    await asyncio.to_thread(_store, url, late, start, READINGS // 5, late=LATE)
     for recorded in sensors:
-        await asyncio.to_thread(_store, url, recorded, start, OF_EACH, 0.0)
+        await asyncio.to_thread(_store, url, recorded, start, OF_EACH)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         for name in ("telemetry_chunks", "telemetry_physical_chunks", "telemetry_series"):
             await connection.execute(f"VACUUM ANALYZE {name}".encode())
-    bench.notes.append(f"stored {READINGS * 2 + READINGS // 5:,} readings in {time.perf_counter() - began:.0f} s")
+    bench.notes.append(
+        f"stored {READINGS * 2 + READINGS // 5 + SENSORS * OF_EACH:,} readings in {time.perf_counter() - began:.0f} s"
+    )
     rows: list[Row] = []
     chance = random.Random(5)
-    for recorded, what, readings in ((long, "", READINGS), (late, f", {LATE:.0%} overlapped", READINGS // 5)):
+    for recorded, what, readings in (
+        (long, "", READINGS),
+        (irregular, ", irregular", READINGS),
+        (late, f", {LATE:.0%} overlapped", READINGS // 5),
+    ):
         path = f"/capture-sessions/{recorded.session_id}/telemetry?points={POINTS}"
         for zoom in ZOOMS:
             length = readings * STEP // zoom
@@ -99,14 +109,15 @@ async def _measure(bench: Bench, name: str, path: Callable[[], str]) -> Row:
     return measure.row("reading", name, time.perf_counter() - began)
 
 
-async def _rig(bench: Bench) -> tuple[Recorded, Recorded, str, Sequence[Recorded]]:
-    """A session for the long series, one for the late one, and a run with many sensors."""
+async def _rig(bench: Bench) -> tuple[Recorded, Recorded, Recorded, str, Sequence[Recorded]]:
+    """Sessions for the long series, for the irregular and the late one, and a run with many sensors."""
     project = await bench.api.call("POST", "/projects", {"name": "Reading"})
     experiment = await bench.api.call("POST", "/experiments", {"project_id": project["id"], "name": "Reading"})
     (long,), _ = await _session(bench, project["id"], experiment["id"], 1)
+    (irregular,), _ = await _session(bench, project["id"], experiment["id"], 1)
     (late,), _ = await _session(bench, project["id"], experiment["id"], 1)
     sensors, run_id = await _session(bench, project["id"], experiment["id"], SENSORS)
-    return long, late, run_id, sensors
+    return long, irregular, late, run_id, sensors
 
 
 async def _session(bench: Bench, project_id: str, experiment_id: str, count: int) -> tuple[Sequence[Recorded], str]:
@@ -126,7 +137,7 @@ async def _session(bench: Bench, project_id: str, experiment_id: str, count: int
     return [Recorded(session["id"], sensor_id, profile_id) for sensor_id, profile_id in found], run["id"]
 
 
-def _store(url: str, recorded: Recorded, start: int, count: int, late: float) -> None:
+def _store(url: str, recorded: Recorded, start: int, count: int, late: float = 0.0, jitter: int = 0) -> None:
     """Put readings into the tables as batches would, straight through COPY."""
     chance = np.random.default_rng(7)
     places = [(number * BATCH, False) for number in range(count // BATCH)]
@@ -148,6 +159,7 @@ def _store(url: str, recorded: Recorded, start: int, count: int, late: float) ->
         physical: list[tuple[Any, ...]] = []
         for (first, is_late), (position,) in zip(places, positions, strict=True):
             stamps = start + np.arange(first, first + BATCH, dtype=np.int64) * STEP
+            stamps += chance.integers(0, jitter, BATCH, endpoint=True)
             values = np.sin(stamps / 3e8) * 10 + chance.normal(size=BATCH)
             converted = values * 2.5 - 1.0
             ends = moment(int(stamps[0])), moment(int(stamps[-1]))
@@ -155,7 +167,7 @@ def _store(url: str, recorded: Recorded, start: int, count: int, late: float) ->
                 (
                     *(session_id, row[0], position, is_late, *ends),
                     *columns_of_statistics(statistics_of(values)),
-                    *(TimestampArray.of(stamps), FloatArray.of(values)),
+                    *(TimestampArray.of(shortened(stamps)), FloatArray.of(values)),
                 )
             )
             statistics = columns_of_statistics(statistics_of(converted))

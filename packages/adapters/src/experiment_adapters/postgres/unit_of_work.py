@@ -39,6 +39,7 @@ from experiment_adapters.postgres.telemetry.compaction import PostgresCompaction
 from experiment_adapters.postgres.telemetry.edges import Edges
 from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
 from experiment_adapters.postgres.telemetry.grids import PostgresGrids
+from experiment_adapters.postgres.telemetry.known import KnownHeaders
 from experiment_adapters.postgres.telemetry.layers import PostgresLayers
 from experiment_adapters.postgres.telemetry.live import PostgresLive
 from experiment_adapters.postgres.telemetry.store import PostgresTelemetry
@@ -53,9 +54,10 @@ from experiment_domain.unit_of_work import UnitOfWork, UnitsOfWork
 class PostgresUnitOfWork(UnitOfWork):
     """One transaction, or, where it only reads, statements that each see what is committed."""
 
-    def __init__(self, statements: Statements, principal: Principal, edges: Edges) -> None:
+    def __init__(self, statements: Statements, principal: Principal, known: KnownHeaders, edges: Edges) -> None:
         self._statements = statements
         self._principal = principal
+        self._known = known
         self._edges = edges
         # A user's memberships travel with whatever is asked first.
         self._memberships: Answer | None = None
@@ -102,7 +104,7 @@ class PostgresUnitOfWork(UnitOfWork):
 
     @cached_property
     def envelopes(self) -> PostgresEnvelopes:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return PostgresEnvelopes(self._statements, self._edges)
+        return PostgresEnvelopes(self._statements, self._known, self._edges)
 
     @cached_property
     def grids(self) -> PostgresGrids:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -205,6 +207,7 @@ class PostgresUnitsOfWork(UnitsOfWork):
         self._read_pool = read_pool
         self._news = news
         self._patience = patience
+        self._known = KnownHeaders()
         self._edges = Edges()
 
     @property
@@ -236,7 +239,7 @@ class PostgresUnitsOfWork(UnitsOfWork):
         pool = self._read_pool if read_only else self._pool
         statements = Statements(pool, in_transaction=not read_only, patience=self._patience)
         try:
-            yield PostgresUnitOfWork(statements, principal, self._edges)
+            yield PostgresUnitOfWork(statements, principal, self._known, self._edges)
         finally:
             await statements.close()
             self._news.tell(statements.news)

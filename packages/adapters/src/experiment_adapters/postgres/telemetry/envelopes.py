@@ -21,6 +21,7 @@ from experiment_adapters.postgres.telemetry.headers import (
     merged,
     opened,
 )
+from experiment_adapters.postgres.telemetry.known import KnownHeaders
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened
 from experiment_domain.telemetry.batches import LATEST, micros
 from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
@@ -75,8 +76,9 @@ class Pieces:
 class PostgresEnvelopes(Envelopes):
     """Makes envelopes of `telemetry_chunks` and `telemetry_physical_chunks`."""
 
-    def __init__(self, statements: Statements, edges: Edges) -> None:
+    def __init__(self, statements: Statements, known: KnownHeaders, edges: Edges) -> None:
         self._statements = statements
+        self._known = known
         self._edges = edges
 
     async def read(self, query: EnvelopeQuery) -> Envelope:
@@ -90,9 +92,7 @@ class PostgresEnvelopes(Envelopes):
         )
         if stored.is_physical and stored.profile_id is None:
             return Envelope.empty()
-        first = last = None
-        is_part = query.start is not None or query.end is not None
-        if is_part:
+        if stored not in self._known and (query.start is not None or query.end is not None):
             # The pixels are those of the whole series, of which only a part is looked at.
             conditions = stored.conditions()
             extent = await self._statements.ask(
@@ -103,14 +103,17 @@ class PostgresEnvelopes(Envelopes):
             if extent is None or extent[0] is None:
                 return Envelope.empty()
             first, last = map(micros, extent)
-            is_part = _is_part(query, first, last)
-        found = await headers(self._statements, stored, start=query.start, end=query.end, is_part=is_part)
-        if found is None:
+            if _is_part(query, first, last):
+                found = await headers(self._statements, stored, start=query.start, end=query.end)
+                return await self._made(query, (first, last), found)
+        whole = await self._known.read(self._statements, stored)
+        if whole is None:
             return Envelope.empty()
-        if first is None or last is None:
-            first, last = int(found.starts[0]), int(found.ends.max())
-        pixels = Pixels.of(query, first, last)
-        if pixels is None:
+        return await self._made(query, whole.extent, whole.between(query.start, query.end))
+
+    async def _made(self, query: EnvelopeQuery, extent: tuple[int, int], found: Headers | None) -> Envelope:
+        pixels = Pixels.of(query, *extent)
+        if found is None or pixels is None:
             return Envelope.empty()
         return _envelope(await self._pieces(found, pixels), pixels, query)
 

@@ -67,6 +67,10 @@ _TOGETHER = 16
 """How many chunks come in one row where they are divided: by a row each, the driver would be woken up for each."""
 
 
+TransactionId = str
+"""As PostgreSQL writes an `xid8`."""
+
+
 @frozen(kw_only=True)
 class Stored:
     """One layer of one series, as it is found in the tables."""
@@ -132,6 +136,11 @@ class Headers:
             lasts=lasts,
         )
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The first and the last moment of readings in these chunks."""
+        return int(self.starts[0]), int(self.ends.max())
+
     def between(self, start: int | None, end: int | None) -> "Headers | None":
         """Those of the chunks that may hold readings from `start` to before `end`; None where there are none."""
         chosen = np.ones(len(self.starts), bool)
@@ -141,10 +150,20 @@ class Headers:
             chosen &= self.starts < end
         if chosen.all():
             return self
-        arrays = {name: column[chosen] for name, column in self._columns()}
-        return evolve(self, **arrays) if chosen.any() else None
+        return self.taken(chosen) if chosen.any() else None
 
-    def _columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    def taken(self, chosen: "NDArray[np.bool_] | Integers") -> "Headers":
+        """Some of the chunks."""
+        return evolve(self, **{name: column[chosen] for name, column in self.columns()})
+
+    def and_those(self, other: "Headers") -> "Headers":
+        """Together with others of the same series."""
+        both = zip(self.columns(), other.columns(), strict=True)
+        together = evolve(self, **{name: np.concatenate((ours, theirs)) for (name, ours), (_, theirs) in both})
+        return together.taken(np.lexsort((together.positions, together.starts)))
+
+    def columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """What is known of the chunks, by name."""
         for attribute in fields(Headers):
             column = getattr(self, attribute.name)
             if isinstance(column, np.ndarray):
@@ -159,7 +178,7 @@ class Headers:
         """Of each of these chunks and a moment, what tells them from all others and what they held at other times."""
         stored = self.stored
         prefix = stored.profile_id.bytes if stored.is_physical and stored.profile_id is not None else b""
-        columns = [column[places] for _, column in self._columns()]
+        columns = [column[places] for _, column in self.columns()]
         table = np.column_stack([*(column.view(np.int64) for column in columns), moments])
         return [prefix + row.tobytes() for row in table]
 
@@ -177,28 +196,29 @@ async def headers(
     *,
     start: int | None = None,
     end: int | None = None,
-    is_part: bool | None = None,
+    received_since: TransactionId | None = None,
 ) -> Headers | None:
-    """The headers of the chunks that may hold readings from `start` to before `end`; None where there are none.
+    """The headers of a series; None where there are none.
 
-    Where that `is_part` of the series only, they are looked for; else those of the whole series are read, which takes
-    less time than to look for most of them.
+    With `start` or `end` of the chunks that may hold readings from `start` to before `end`, with `received_since` of
+    those that this transaction or a later one received. These are looked for; those of the whole series take less time
+    than to look for most of them.
     """
-    if is_part is None:
-        is_part = start is not None or end is not None
-    conditions = within(stored.conditions(), start, end) if is_part else stored.conditions()
+    conditions = within(stored.conditions(), start, end)
+    if received_since is not None:
+        conditions.add("chunk.transaction_id >= %s::xid8", received_since)
+    is_whole = start is None and end is None and received_since is None
     where, parameters = " AND ".join(conditions.texts), conditions.parameters
     if not stored.is_physical:
         answer = statements.ask(_RAW.format(where=where), parameters)
-    elif not is_part:
+    elif is_whole:
         answer = statements.ask(_BESIDE.format(where=where), [*parameters, *parameters, stored.profile_id])
     else:
         join = f"{_PHYSICAL} AND physical.profile_id = %s"
         answer = statements.ask(_JOINED.format(join=join, where=where), [stored.profile_id, *parameters])
     row = await answer.row()
     assert row is not None  # noqa: S101 - aggregates without groups always give one
-    found = Headers.of(stored, row)
-    return found if found is None or is_part else found.between(start, end)
+    return Headers.of(stored, row)
 
 
 def in_common(series: Sequence[Sequence[bytes]]) -> tuple[Sequence[int], Sequence[NDArray[Any]]]:

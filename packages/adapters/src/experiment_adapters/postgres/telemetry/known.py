@@ -1,0 +1,122 @@
+"""The headers of the series that were looked at last, kept in memory: only those of chunks that came since are read.
+
+Whoever looks at a chart again, or moves or zooms it, asks for the same headers, and to read those of 10,000 chunks
+takes longer than all the rest of an envelope. What a chunk holds does not change: chunks come, by transactions that
+they name, and they go where they are merged, which leaves its trace in the row of their series.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import evolve, frozen
+
+from experiment_adapters.postgres.statements import Answer, Statements
+from experiment_adapters.postgres.telemetry.headers import Headers, Stored, TransactionId, headers
+
+ROOM = 1 << 17
+"""How many headers are kept, in about 10 MB; the series that was looked at longest ago goes first."""
+_EACH = 32
+"""How many headers there would be room for in what a series takes besides."""
+
+_STATE = """
+SELECT ARRAY[extract(epoch FROM pg_postmaster_start_time())::text, series.xmin::text, (
+    SELECT oid FROM pg_database WHERE datname = current_database()
+)::text], pg_snapshot_xmin(pg_current_snapshot())::text, (
+    SELECT count(*) FROM telemetry_chunks AS chunk
+    WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id {since}
+)
+FROM telemetry_series AS series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
+"""
+_SINCE = "AND chunk.transaction_id >= %s::xid8"
+
+
+@frozen(kw_only=True)
+class Known:
+    """The headers of a whole series, at one moment.
+
+    `written` tells in which life of the server the series had which version of its row, in which database: of one that
+    was restored from a backup, transactions are numbered once more from there. All before `horizon` had ended.
+    """
+
+    written: Sequence[str]
+    horizon: TransactionId
+    headers: Headers
+    is_complete: bool
+    """Whether all chunks that were received have this layer: the others may get it without a trace."""
+
+
+class KnownHeaders:
+    """The headers of whole series that were read last."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        self._room = room
+        self._taken = 0
+        self._series: OrderedDict[Stored, Known] = OrderedDict()
+
+    def __contains__(self, stored: Stored) -> bool:
+        return stored in self._series
+
+    async def read(self, statements: Statements, stored: Stored) -> Headers | None:
+        """All headers of a series; None where there are none. The statements have to be of one moment."""
+        before = self._series.get(stored)
+        known = await _later(statements, before) if before is not None else None
+        if known is None:
+            known = await _read(statements, stored)
+        self._forget(stored)
+        if known is None:
+            return None
+        if known.is_complete:
+            self._keep(stored, known)
+        return known.headers
+
+    def _keep(self, stored: Stored, known: Known) -> None:
+        self._series[stored] = known
+        self._taken += _size(known)
+        while self._taken > self._room:
+            self._forget(next(iter(self._series)))
+
+    def _forget(self, stored: Stored) -> None:
+        known = self._series.pop(stored, None)
+        if known is not None:
+            self._taken -= _size(known)
+
+
+def _size(known: Known) -> int:
+    return len(known.headers.positions) + _EACH
+
+
+async def _read(statements: Statements, stored: Stored) -> Known | None:
+    answer = _ask_state(statements, stored)
+    found = await headers(statements, stored)
+    state = await answer.row()
+    if state is None or found is None:
+        return None
+    written, horizon, received = state
+    is_complete = len(found.positions) == received
+    return Known(written=written, horizon=horizon, headers=found, is_complete=is_complete)
+
+
+async def _later(statements: Statements, known: Known) -> Known | None:
+    """What is known and what came since; None where more may have changed than that."""
+    stored = known.headers.stored
+    state = await _ask_state(statements, stored, known.horizon).row()
+    if state is None or state[0] != known.written:
+        return None
+    written, horizon, received = state
+    came = await headers(statements, stored, received_since=known.horizon) if received else None
+    if came is None:
+        return evolve(known, horizon=horizon) if not received else None
+    # A transaction behind the horizon may have ended before the headers were read.
+    new = np.flatnonzero(~np.isin(came.positions, known.headers.positions))
+    together = known.headers.and_those(came.taken(new)) if len(new) else known.headers
+    is_complete = len(came.positions) == received
+    return Known(written=written, horizon=horizon, headers=together, is_complete=is_complete)
+
+
+def _ask_state(statements: Statements, stored: Stored, since: TransactionId | None = None) -> Answer:
+    """Of a series: what was `written`, the horizon, and how many chunks were received, by transactions `since` one."""
+    names = [stored.capture_session_id, stored.sensor_id, stored.signal]
+    if since is None:
+        return statements.ask(_STATE.format(since=""), names)
+    return statements.ask(_STATE.format(since=_SINCE), [since, *names])

@@ -1,0 +1,179 @@
+"""Headers that are kept in memory: whatever became of the chunks since, an envelope shows what there is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from attrs import evolve, frozen
+
+from entities import NOW, a_batch
+from experiment_adapters.postgres.telemetry.known import _EACH, KnownHeaders  # pyright: ignore[reportPrivateUsage]
+from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
+from experiment_domain.telemetry.batches import Column
+from experiment_domain.telemetry.store import Layer
+from experiment_domain.unit_of_work import UnitsOfWork
+from keeping import SYSTEM
+from rig import SECOND, T0, Rig, column_of
+
+pytestmark = pytest.mark.postgres
+
+CHUNKS, EACH = 4, 5
+
+
+@frozen
+class Known:
+    """A rig with some chunks, all that is kept in memory of it, and a way around it into the tables."""
+
+    rig: Rig
+    units: PostgresUnitsOfWork
+    url: str
+
+    @classmethod
+    async def made(cls, units: PostgresUnitsOfWork, url: str) -> "Known":
+        it = cls(await Rig.build(units), units, url)
+        for number in range(CHUNKS):
+            await it.deliver(number)
+        return it
+
+    @property
+    def headers(self) -> KnownHeaders:
+        return self.units._known  # pyright: ignore[reportPrivateUsage]
+
+    async def deliver(self, number: int, value: float = 1.0) -> None:
+        """Keep a chunk of readings with one value."""
+        await self.rig.deliver(_column(number, value))
+
+    async def highest(self, layer: Layer = Layer.RAW, **values: Any) -> float:
+        """The highest value that an envelope shows."""
+        return max((await self.rig.envelope(3, layer, **values)).maximums)
+
+    async def count(self, layer: Layer = Layer.RAW) -> int:
+        return sum((await self.rig.envelope(3, layer)).counts)
+
+    async def change(self, *statements: LiteralString) -> None:
+        """Change rows of the session, past everything that leaves a trace."""
+        async with await psycopg.AsyncConnection.connect(self.url) as connection:
+            for statement in statements:
+                await connection.execute(statement, [self.rig.session.id])
+
+    @asynccontextmanager
+    async def without_last_of_layer(self) -> AsyncIterator[None]:
+        """For as long, the last chunk has no physical values, as before a backfill gets there."""
+        table = "telemetry_physical_chunks"
+        last = f"capture_session_id = %s AND position = (SELECT max(position) FROM {table})"
+        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+            asked = [self.rig.session.id]
+            await connection.execute(f"CREATE TEMPORARY TABLE rest AS SELECT * FROM {table} WHERE {last}", asked)
+            assert (await connection.execute(f"DELETE FROM {table} WHERE {last}", asked)).rowcount == 1
+            yield
+            await connection.execute(f"INSERT INTO {table} TABLE rest")
+
+
+@pytest.fixture
+def it(runner: asyncio.Runner, postgres_units_of_work: UnitsOfWork, module_postgres_url: str) -> Known:
+    assert isinstance(postgres_units_of_work, PostgresUnitsOfWork)
+    postgres_units_of_work._known = KnownHeaders()  # pyright: ignore[reportPrivateUsage]
+    return runner.run(Known.made(postgres_units_of_work, module_postgres_url))
+
+
+def _column(number: int, value: float) -> Column:
+    return column_of([(T0 + (number * EACH + place) * SECOND, value) for place in range(EACH)])
+
+
+RAISE = 'UPDATE telemetry_chunks SET maximum = 50, "values"[1] = 50 WHERE capture_session_id = %s'
+"""What nobody does: headers are changed without a trace."""
+
+
+async def test_headers_are_read_once(it: Known) -> None:
+    assert await it.highest() == 1.0
+    await it.change(RAISE)
+    # Of a part as well as of the whole.
+    assert [await it.highest(), await it.highest(start=T0 + 3 * SECOND)] == [1.0, 1.0]
+    await it.deliver(CHUNKS, 20.0)
+    assert await it.highest() == 20.0
+
+
+@pytest.mark.parametrize("layer", Layer)
+async def test_what_comes_is_shown(it: Known, layer: Layer) -> None:
+    for number in range(CHUNKS, CHUNKS + 3):
+        assert await it.count(layer) == number * EACH
+        await it.deliver(number)
+    # Also where it lies between others.
+    await it.rig.deliver(column_of([(T0 + SECOND // 2, 99.0)]), late=True)
+    assert await it.highest(layer) == (99.0 if layer is Layer.RAW else 2 * 99.0 + 1.0)
+    assert await it.count(layer) == (CHUNKS + 3) * EACH + 1
+
+
+async def test_a_transaction_that_began_before_and_ended_after_what_was_read_is_shown(it: Known) -> None:
+    async with it.units.begin(SYSTEM) as uow:
+        batch = a_batch(_column(CHUNKS, 1.0), batch_id="before")
+        assert await uow.telemetry.admit(it.rig.sensor.token_hash, it.rig.session.id, [batch.key], NOW) is not None
+        uow.telemetry.append(it.rig.intake(batch, it.rig.session))
+        await uow.telemetry.series(it.rig.session.id)
+        # Others have begun after it, and ended.
+        await it.deliver(CHUNKS + 1)
+        assert await it.count() == (CHUNKS + 1) * EACH
+        assert await it.count() == (CHUNKS + 1) * EACH
+        await uow.commit()
+    assert await it.count() == (CHUNKS + 2) * EACH
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+async def test_chunks_that_go_are_not_shown(it: Known, is_merged: bool) -> None:
+    if is_merged:
+        # As those are that were merged before.
+        await it.change("UPDATE telemetry_chunks SET transaction_id = NULL WHERE capture_session_id = %s")
+    assert await it.count() == CHUNKS * EACH
+    of_this = "WHERE position = (SELECT min(position) FROM telemetry_chunks WHERE capture_session_id = %s)"
+    await it.change(f"DELETE FROM telemetry_physical_chunks {of_this}", f"DELETE FROM telemetry_chunks {of_this}")
+    assert await it.count() == (CHUNKS - 1) * EACH
+
+
+async def test_a_layer_that_is_being_made_is_not_kept(it: Known) -> None:
+    async with it.without_last_of_layer():
+        assert await it.count(Layer.PHYSICAL) == (CHUNKS - 1) * EACH
+    assert await it.count(Layer.PHYSICAL) == CHUNKS * EACH
+
+
+async def test_a_chunk_that_gets_its_layer_later_is_shown_then(it: Known) -> None:
+    assert await it.count(Layer.PHYSICAL) == CHUNKS * EACH
+    for number in range(CHUNKS, CHUNKS + 2):
+        await it.deliver(number)
+    async with it.without_last_of_layer():
+        assert await it.count(Layer.PHYSICAL) == (CHUNKS + 1) * EACH
+    assert await it.count(Layer.PHYSICAL) == (CHUNKS + 2) * EACH
+
+
+async def test_another_life_of_the_server_is_another_database(it: Known) -> None:
+    """Restored from a backup, it gives the same numbers to other transactions."""
+    assert await it.highest() == 1.0
+    await it.change(RAISE)
+    kept = it.headers._series  # pyright: ignore[reportPrivateUsage]
+    ((stored, known),) = kept.items()
+    async with await psycopg.AsyncConnection.connect(it.url) as connection:
+        now = await connection.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text")
+        assert await now.fetchone() == (known.written[0],)
+    kept[stored] = evolve(known, written=["1000000000.000000", *known.written[1:]])
+    assert await it.highest() == 50.0
+
+
+async def test_the_series_that_was_looked_at_longest_ago_goes_first(it: Known) -> None:
+    others = [await Known.made(it.units, it.url) for _ in range(2)]
+    rigs = [it, *others]
+    it.units._known = KnownHeaders(2 * (CHUNKS + _EACH))  # pyright: ignore[reportPrivateUsage]
+    for rig in (*rigs[:2], it, others[1]):
+        await rig.highest()
+    assert len(it.headers._series) == 2  # pyright: ignore[reportPrivateUsage]
+    for rig in rigs:
+        await rig.change(RAISE)
+    assert [await rig.highest() for rig in (it, others[1], others[0])] == [1.0, 1.0, 50.0]
+
+
+async def test_a_series_that_is_longer_than_there_is_room_for_is_read_each_time(it: Known) -> None:
+    it.units._known = KnownHeaders(CHUNKS)  # pyright: ignore[reportPrivateUsage]
+    assert await it.highest() == 1.0
+    await it.change(RAISE)
+    assert await it.highest() == 50.0
