@@ -244,52 +244,55 @@ def _pieces_of(chunks: "Sequence[Opened | Merged]", pixels: Pixels) -> Pieces:
     """Readings chunk by chunk and pixel by pixel, as far as they are asked for; the chunks do not overlap."""
     timestamps = np.concatenate([chunk.timestamps for chunk in chunks])
     values = np.concatenate([chunk.values for chunk in chunks])
-    owners = np.repeat(np.arange(len(chunks)), [len(chunk.timestamps) for chunk in chunks])
     low, high = np.searchsorted(timestamps, (pixels.low, pixels.high))
-    timestamps, values, owners = timestamps[low:high], values[low:high], owners[low:high]
-    numbers = (timestamps - pixels.anchor) // pixels.width
-    # A chunk that was not opened may lie between two that were, in one pixel: each of them is a piece of its own.
-    bounds = _bounds(numbers, owners)
-    size = len(bounds)
-    missing = np.full(size, np.nan)
+    shores = np.cumsum([0, *(len(chunk.timestamps) for chunk in chunks)]) - low
+    timestamps, values = timestamps[low:high], values[low:high]
+    begins = _begins(timestamps, shores, pixels)
     pieces = Pieces(
-        at=timestamps[bounds],
-        pixels=numbers[bounds],
-        counts=np.zeros(size, np.int64),
-        minimums=missing.copy(),
-        maximums=missing.copy(),
-        means=missing.copy(),
-        firsts=missing.copy(),
-        lasts=missing.copy(),
+        at=timestamps[begins],
+        pixels=(timestamps[begins] - pixels.anchor) // pixels.width,
+        counts=np.diff(begins, append=len(values)),
+        **{name: np.full(len(begins), np.nan) for name in ("minimums", "maximums", "means", "firsts", "lasts")},
     )
-    places = np.repeat(np.arange(size), np.diff(bounds, append=len(numbers)))
-    present = ~np.isnan(values)
-    values, places = values[present], places[present]
-    if not len(values):
+    missing = np.isnan(values)
+    if missing.any():
+        values = values[~missing]
+        begins = np.concatenate(([0], np.cumsum(~missing)))[begins]
+        pieces.counts[:] = np.diff(begins, append=len(values))
+    filled = np.flatnonzero(pieces.counts)
+    if not len(filled):
         return pieces
-    starts = _bounds(places)
-    ends = np.append(starts[1:], len(values))
-    filled = places[starts]
-    counts = ends - starts
+    starts, counts = begins[filled], pieces.counts[filled]
     with np.errstate(over="ignore", invalid="ignore"):
         means = np.add.reduceat(values, starts) / counts
     if not np.isfinite(means).all():
         # Huge values overflow their sum while their mean is an ordinary number.
         means = np.add.reduceat(values / np.repeat(counts, counts), starts)
-    pieces.counts[filled] = counts
     pieces.minimums[filled] = np.minimum.reduceat(values, starts)
     pieces.maximums[filled] = np.maximum.reduceat(values, starts)
     pieces.means[filled] = means
     pieces.firsts[filled] = values[starts]
-    pieces.lasts[filled] = values[ends - 1]
+    pieces.lasts[filled] = values[starts + counts - 1]
     return pieces
 
 
-def _bounds(*keys: Integers) -> Integers:
+def _begins(timestamps: Integers, shores: Integers, pixels: Pixels) -> Integers:
+    """Where in these readings pieces begin: with each pixel, and with each chunk, whose `shores` are given.
+
+    A chunk that was not opened may lie between two that were, in one pixel.
+    """
+    if not len(timestamps):
+        return np.empty(0, np.int64)
+    first, last = (timestamps[[0, -1]] - pixels.anchor) // pixels.width
+    # A search for each edge: to tell of each reading in which pixel it lies would take longer than all the rest.
+    edges = pixels.anchor + np.arange(first + 1, last + 1) * pixels.width
+    found = np.unique(np.concatenate(([0], shores, np.searchsorted(timestamps, edges))))
+    return found[(found >= 0) & (found < len(timestamps))]
+
+
+def _bounds(keys: Integers) -> Integers:
     """Where runs of the same keys begin."""
-    begins = np.ones(len(keys[0]), bool)
-    begins[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-    return np.flatnonzero(begins)
+    return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
 
 
 def _spans(numbers: Integers, pixels: Pixels, query: EnvelopeQuery) -> tuple[Integers, Integers]:
