@@ -13,6 +13,7 @@ from entities import NOW, a_batch
 from experiment_adapters.postgres.telemetry.known import _EACH, KnownHeaders  # pyright: ignore[reportPrivateUsage]
 from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
 from experiment_domain.telemetry.batches import Column
+from experiment_domain.telemetry.envelopes import EnvelopeQuery
 from experiment_domain.telemetry.store import Layer
 from experiment_domain.unit_of_work import UnitsOfWork
 from keeping import SYSTEM
@@ -49,6 +50,16 @@ class Known:
     async def highest(self, layer: Layer = Layer.RAW, **values: Any) -> float:
         """The highest value that an envelope shows."""
         return max((await self.rig.envelope(3, layer, **values)).maximums)
+
+    def query(self) -> EnvelopeQuery:
+        return EnvelopeQuery(
+            capture_session_id=self.rig.session.id,
+            sensor_id=self.rig.sensor.id,
+            signal="value",
+            layer=Layer.RAW,
+            profile_id=None,
+            points=3,
+        )
 
     async def count(self, layer: Layer = Layer.RAW) -> int:
         return sum((await self.rig.envelope(3, layer)).counts)
@@ -119,6 +130,17 @@ async def test_a_transaction_that_began_before_and_ended_after_what_was_read_is_
         assert await it.count() == (CHUNKS + 1) * EACH
         await uow.commit()
     assert await it.count() == (CHUNKS + 2) * EACH
+
+
+async def test_what_was_rolled_back_is_not_shown(it: Known) -> None:
+    async with it.units.begin(SYSTEM) as uow:
+        batch = a_batch(_column(CHUNKS, 1.0), batch_id="taken back")
+        assert await uow.telemetry.admit(it.rig.sensor.token_hash, it.rig.session.id, [batch.key], NOW) is not None
+        uow.telemetry.append(it.rig.intake(batch, it.rig.session))
+        # Who writes sees what it wrote, also where others have looked before.
+        for _ in range(2):
+            assert sum((await uow.envelopes.read(it.query())).counts) == (CHUNKS + 1) * EACH
+    assert await it.count() == CHUNKS * EACH
 
 
 @pytest.mark.parametrize("is_merged", [False, True])

@@ -102,6 +102,11 @@ class Statements:
         if not self._in_transaction:
             raise RuntimeError("this unit of work only reads: begin one for commands")
 
+    @property
+    def only_reads(self) -> bool:
+        """Whether all that it reads is committed, and, where it holds still, of one moment."""
+        return not self._in_transaction
+
     def tell(self, *topics: str) -> None:
         """There is `news` of these topics, once what was written is committed."""
         self._topics.update(topics)

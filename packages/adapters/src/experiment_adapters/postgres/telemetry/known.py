@@ -58,7 +58,10 @@ class KnownHeaders:
         return stored in self._series
 
     async def read(self, statements: Statements, stored: Stored) -> Headers | None:
-        """All headers of a series; None where there are none. The statements have to be of one moment."""
+        """All headers of a series; None where there are none. The statements have to hold still."""
+        if not statements.only_reads:
+            # Chunks of its own may be rolled back, and those of others come or go between its statements.
+            return await headers(statements, stored)
         before = self._series.get(stored)
         known = await _later(statements, before) if before is not None else None
         if known is None:
