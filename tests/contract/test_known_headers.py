@@ -132,6 +132,16 @@ async def test_a_transaction_that_began_before_and_ended_after_what_was_read_is_
     assert await it.count() == (CHUNKS + 2) * EACH
 
 
+async def test_what_came_after_the_moment_of_a_unit_of_work_is_not_shown_in_it(it: Known) -> None:
+    async with it.units.begin(SYSTEM, read_only=True) as uow:
+        assert sum((await uow.envelopes.read(it.query())).counts) == CHUNKS * EACH
+        await it.deliver(CHUNKS)
+        # Somebody else reads them meanwhile.
+        assert await it.count() == (CHUNKS + 1) * EACH
+        assert sum((await uow.envelopes.read(it.query())).counts) == CHUNKS * EACH
+    assert await it.count() == (CHUNKS + 1) * EACH
+
+
 async def test_what_was_rolled_back_is_not_shown(it: Known) -> None:
     async with it.units.begin(SYSTEM) as uow:
         batch = a_batch(_column(CHUNKS, 1.0), batch_id="taken back")

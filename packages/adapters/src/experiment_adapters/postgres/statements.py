@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, LiteralString, cast
@@ -90,6 +91,8 @@ class Statements:
         self._failure: psycopg.Error | None = None
         self._gave_up = False
         self._topics: set[str] = set()
+        self.began_at: float | None = None
+        """When the transaction began, by the monotonic clock: what it reads is of no earlier moment."""
         self.news: set[str] = set()
 
     def write(self, sql: str, parameters: Sequence[Any]) -> None:
@@ -155,6 +158,7 @@ class Statements:
         # Leaving the pipeline is the one round trip; it raises the first error of what was sent.
         async with connection.pipeline():
             if self._begin and not self._open:
+                self.began_at = time.monotonic()
                 await connection.execute(self._begin, prepare=False)
                 self._open = True
             for queued in queue:

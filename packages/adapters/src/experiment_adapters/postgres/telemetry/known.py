@@ -5,11 +5,12 @@ takes longer than all the rest of an envelope. What a chunk holds does not chang
 they name, and they go where they are merged, which leaves its trace in the row of their series.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from experiment_adapters.postgres.statements import Answer, Statements
 from experiment_adapters.postgres.telemetry.headers import Headers, Stored, TransactionId, headers
@@ -44,6 +45,11 @@ class Known:
     headers: Headers
     is_complete: bool
     """Whether all chunks that were received have this layer: the others may get it without a trace."""
+    read_at: float = field(factory=time.monotonic)
+
+    def is_before(self, statements: Statements) -> bool:
+        """Whether these statements see all that is known: to those that have held still since before, it is to come."""
+        return statements.began_at is None or self.read_at < statements.began_at
 
 
 class KnownHeaders:
@@ -63,7 +69,7 @@ class KnownHeaders:
             # Chunks of its own may be rolled back, and those of others come or go between its statements.
             return await headers(statements, stored)
         before = self._series.get(stored)
-        known = await _later(statements, before) if before is not None else None
+        known = await _later(statements, before) if before is not None and before.is_before(statements) else None
         if known is None:
             known = await _read(statements, stored)
         self._forget(stored)
@@ -109,7 +115,7 @@ async def _later(statements: Statements, known: Known) -> Known | None:
     written, horizon, received = state
     came = await headers(statements, stored, received_since=known.horizon) if received else None
     if came is None:
-        return evolve(known, horizon=horizon) if not received else None
+        return evolve(known, horizon=horizon, read_at=time.monotonic()) if not received else None
     # A transaction behind the horizon may have ended before the headers were read.
     new = np.flatnonzero(~np.isin(came.positions, known.headers.positions))
     together = known.headers.and_those(came.taken(new)) if len(new) else known.headers
