@@ -209,3 +209,12 @@ async def test_a_series_that_is_longer_than_there_is_room_for_is_read_each_time(
     assert await it.highest() == 1.0
     await it.change(RAISE)
     assert await it.highest() == 50.0
+
+
+async def test_a_series_that_is_longer_than_there_is_room_for_leaves_the_others(it: Known) -> None:
+    other = await Known.made(it.units, it.url)
+    it.units._known = KnownHeaders(CHUNKS + _EACH)  # pyright: ignore[reportPrivateUsage]
+    await it.deliver(CHUNKS)
+    assert [await other.highest(), await it.highest()] == [1.0, 1.0]
+    await other.change(RAISE)
+    assert await other.highest() == 1.0

@@ -75,7 +75,7 @@ class KnownHeaders:
         self._forget(stored)
         if known is None:
             return None
-        if known.is_complete:
+        if known.is_complete and _size(known) <= self._room:
             self._keep(stored, known)
         return known.headers
 
