@@ -107,6 +107,14 @@ async def test_headers_are_read_once(it: Known) -> None:
     assert await it.highest() == 20.0
 
 
+async def test_whoever_looks_again_leaves_what_is_known_to_those_who_began_before(it: Known) -> None:
+    kept = it.headers._series  # pyright: ignore[reportPrivateUsage]
+    await it.highest()
+    (known,) = kept.values()
+    await it.highest()
+    assert list(kept.values()) == [known]
+
+
 @pytest.mark.parametrize("layer", Layer)
 async def test_what_comes_is_shown(it: Known, layer: Layer) -> None:
     for number in range(CHUNKS, CHUNKS + 3):
@@ -170,6 +178,12 @@ async def test_a_layer_that_is_being_made_is_not_kept(it: Known) -> None:
     assert await it.count(Layer.PHYSICAL) == CHUNKS * EACH
 
 
+async def test_the_parts_of_a_layer_that_is_being_made_are_those_of_what_there_is(it: Known) -> None:
+    async with it.without_last_of_layer():
+        found = await it.rig.envelope(3, Layer.PHYSICAL, start=T0 + 12 * SECOND, end=T0 + 30 * SECOND)
+    assert [start - T0 for start in found.starts] == [12 * SECOND, 13 * SECOND, 14 * SECOND]
+
+
 async def test_a_chunk_that_gets_its_layer_later_is_shown_then(it: Known) -> None:
     assert await it.count(Layer.PHYSICAL) == CHUNKS * EACH
     for number in range(CHUNKS, CHUNKS + 2):
@@ -186,9 +200,9 @@ async def test_another_life_of_the_server_is_another_database(it: Known) -> None
     kept = it.headers._series  # pyright: ignore[reportPrivateUsage]
     ((stored, known),) = kept.items()
     async with await psycopg.AsyncConnection.connect(it.url) as connection:
-        now = await connection.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text")
-        assert await now.fetchone() == (known.written[0],)
-    kept[stored] = evolve(known, written=["1000000000.000000", *known.written[1:]])
+        now = await connection.execute("SELECT pg_postmaster_start_time()")
+        assert await now.fetchone() == (known.version.server_started_at,)
+    kept[stored] = evolve(known, version=evolve(known.version, server_started_at=NOW))
     assert await it.highest() == 50.0
 
 

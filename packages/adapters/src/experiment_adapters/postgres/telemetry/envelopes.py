@@ -17,13 +17,14 @@ from experiment_adapters.postgres.telemetry.headers import (
     Headers,
     Stored,
     divided,
+    extent,
     headers,
     merged,
     opened,
 )
 from experiment_adapters.postgres.telemetry.known import KnownHeaders
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened
-from experiment_domain.telemetry.batches import LATEST, micros
+from experiment_domain.telemetry.batches import LATEST
 from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery, Envelopes, Pixels
 
 _HUGE = 1e300
@@ -94,25 +95,17 @@ class PostgresEnvelopes(Envelopes):
             return Envelope.empty()
         if stored not in self._known and (query.start is not None or query.end is not None):
             # The pixels are those of the whole series, of which only a part is looked at.
-            conditions = stored.conditions()
-            extent = await self._statements.ask(
-                "SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk"
-                f" WHERE {' AND '.join(conditions.texts)}",
-                conditions.parameters,
-            ).row()
-            if extent is None or extent[0] is None:
-                return Envelope.empty()
-            first, last = map(micros, extent)
-            if _is_part(query, first, last):
+            whole = await extent(self._statements, stored)
+            if whole is not None and _is_part(query, *whole):
                 found = await headers(self._statements, stored, start=query.start, end=query.end)
-                return await self._made(query, (first, last), found)
-        whole = await self._known.read(self._statements, stored)
-        if whole is None:
+                return await self._made(query, whole, found)
+        known = await self._known.read(self._statements, stored)
+        if known is None:
             return Envelope.empty()
-        return await self._made(query, whole.extent, whole.between(query.start, query.end))
+        return await self._made(query, known.extent, known.between(query.start, query.end))
 
-    async def _made(self, query: EnvelopeQuery, extent: tuple[int, int], found: Headers | None) -> Envelope:
-        pixels = Pixels.of(query, *extent)
+    async def _made(self, query: EnvelopeQuery, whole: tuple[int, int], found: Headers | None) -> Envelope:
+        pixels = Pixels.of(query, *whole)
         if found is None or pixels is None:
             return Envelope.empty()
         return _envelope(await self._pieces(found, pixels), pixels, query)

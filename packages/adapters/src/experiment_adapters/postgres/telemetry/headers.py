@@ -22,7 +22,7 @@ from experiment_adapters.postgres.telemetry.arrays import (
     twos,
 )
 from experiment_adapters.postgres.telemetry.merging import Merged, Opened, Sweep
-from experiment_domain.telemetry.batches import moment
+from experiment_domain.telemetry.batches import micros, moment
 from experiment_domain.telemetry.store import Layer
 
 # One row of packed columns: as rows of their own, 10,000 headers would take PostgreSQL and the driver twice as long.
@@ -219,6 +219,22 @@ async def headers(
     row = await answer.row()
     assert row is not None  # noqa: S101 - aggregates without groups always give one
     return Headers.of(stored, row)
+
+
+async def extent(statements: Statements, stored: Stored) -> tuple[int, int] | None:
+    """The first and the last moment of a series; None where it has no readings, or some of them have no such layer."""
+    conditions = stored.conditions()
+    where, parameters = " AND ".join(conditions.texts), conditions.parameters
+    if stored.is_physical:
+        layer = f"(SELECT count(*) FROM telemetry_physical_chunks AS chunk WHERE {where} AND profile_id = %s)"
+        parameters = [*parameters, *parameters, stored.profile_id]
+    else:
+        layer = "count(*)"
+    row = await statements.ask(
+        f"SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk WHERE {where} HAVING {layer} = count(*)",
+        parameters,
+    ).row()
+    return None if row is None or row[0] is None else (micros(row[0]), micros(row[1]))
 
 
 def in_common(series: Sequence[Sequence[bytes]]) -> tuple[Sequence[int], Sequence[NDArray[Any]]]:

@@ -7,7 +7,7 @@ they name, and they go where they are merged, which leaves its trace in the row 
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 from attrs import evolve, field, frozen
@@ -18,29 +18,38 @@ from experiment_adapters.postgres.telemetry.headers import Headers, Stored, Tran
 ROOM = 1 << 17
 """How many headers are kept, in about 10 MB; the series that was looked at longest ago goes first."""
 _EACH = 32
-"""How many headers there would be room for in what a series takes besides."""
+"""What a series takes besides, 2.5 KB, in headers."""
+_FRESH = 1.0
+"""For how many seconds what is known stays as it is, if nothing came: nobody who began meanwhile has to do without."""
 
 _STATE = """
-SELECT ARRAY[extract(epoch FROM pg_postmaster_start_time())::text, series.xmin::text, (
-    SELECT oid FROM pg_database WHERE datname = current_database()
-)::text], pg_snapshot_xmin(pg_current_snapshot())::text, (
-    SELECT count(*) FROM telemetry_chunks AS chunk
-    WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id {since}
-)
+SELECT pg_postmaster_start_time(), (SELECT oid FROM pg_database WHERE datname = current_database()), series.xmin::text,
+    pg_snapshot_xmin(pg_current_snapshot())::text, (
+        SELECT count(*) FROM telemetry_chunks AS chunk
+        WHERE chunk.capture_session_id = series.capture_session_id AND chunk.series_id = series.id {since}
+    )
 FROM telemetry_series AS series WHERE capture_session_id = %s AND sensor_id = %s AND signal = %s
 """
 _SINCE = "AND chunk.transaction_id >= %s::xid8"
 
 
-@frozen(kw_only=True)
-class Known:
-    """The headers of a whole series, at one moment.
+@frozen
+class Version:
+    """Of the row of a series: which transaction wrote it, in which database, and in which life of the server.
 
-    `written` tells in which life of the server the series had which version of its row, in which database: of one that
-    was restored from a backup, transactions are numbered once more from there. All before `horizon` had ended.
+    Of a database that was restored from a backup, transactions are numbered once more from there.
     """
 
-    written: Sequence[str]
+    server_started_at: datetime
+    database: int
+    written_by: str
+
+
+@frozen(kw_only=True)
+class Known:
+    """The headers of a whole series, at one moment: all transactions before `horizon` had ended."""
+
+    version: Version
     horizon: TransactionId
     headers: Headers
     is_complete: bool
@@ -98,33 +107,38 @@ def _size(known: Known) -> int:
 async def _read(statements: Statements, stored: Stored) -> Known | None:
     answer = _ask_state(statements, stored)
     found = await headers(statements, stored)
-    state = await answer.row()
-    if state is None or found is None:
+    row = await answer.row()
+    if row is None or found is None:
         return None
-    written, horizon, received = state
-    is_complete = len(found.positions) == received
-    return Known(written=written, horizon=horizon, headers=found, is_complete=is_complete)
+    *version, horizon, count = row
+    is_complete = len(found.positions) == count
+    return Known(version=Version(*version), horizon=horizon, headers=found, is_complete=is_complete)
 
 
 async def _later(statements: Statements, known: Known) -> Known | None:
     """What is known and what came since; None where more may have changed than that."""
     stored = known.headers.stored
-    state = await _ask_state(statements, stored, known.horizon).row()
-    if state is None or state[0] != known.written:
+    row = await _ask_state(statements, stored, known.horizon).row()
+    if row is None:
         return None
-    written, horizon, received = state
-    came = await headers(statements, stored, received_since=known.horizon) if received else None
+    *version, horizon, count = row
+    if Version(*version) != known.version:
+        return None
+    if not count:
+        is_fresh = time.monotonic() < known.read_at + _FRESH
+        return known if is_fresh else evolve(known, horizon=horizon, read_at=time.monotonic())
+    came = await headers(statements, stored, received_since=known.horizon)
     if came is None:
-        return evolve(known, horizon=horizon, read_at=time.monotonic()) if not received else None
+        return None
     # A transaction behind the horizon may have ended before the headers were read.
     new = np.flatnonzero(~np.isin(came.positions, known.headers.positions))
     together = known.headers.and_those(came.taken(new)) if len(new) else known.headers
-    is_complete = len(came.positions) == received
-    return Known(written=written, horizon=horizon, headers=together, is_complete=is_complete)
+    is_complete = len(came.positions) == count
+    return Known(version=known.version, horizon=horizon, headers=together, is_complete=is_complete)
 
 
 def _ask_state(statements: Statements, stored: Stored, since: TransactionId | None = None) -> Answer:
-    """Of a series: what was `written`, the horizon, and how many chunks were received, by transactions `since` one."""
+    """Of a series: its version, the horizon, and how many chunks there are, or came by this transaction and later."""
     names = [stored.capture_session_id, stored.sensor_id, stored.signal]
     if since is None:
         return statements.ask(_STATE.format(since=""), names)

@@ -13,3 +13,5 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+COMMENT ON COLUMN telemetry_series.merged_through IS 'The latest of the transactions whose chunks are gone: who has not seen all up to it cannot go on from where it was. Written with each merge, be it as it was: a new version of the row says that there was one.';
