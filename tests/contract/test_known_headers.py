@@ -1,27 +1,35 @@
 """Headers that are kept in memory: whatever became of the chunks since, an envelope shows what there is."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from attrs import evolve, frozen
+from hypothesis import settings
 
 from entities import NOW, a_batch
+from experiment_adapters.postgres.telemetry.edges import Edges
+from experiment_adapters.postgres.telemetry.envelopes import PostgresEnvelopes
 from experiment_adapters.postgres.telemetry.known import _EACH, KnownHeaders  # pyright: ignore[reportPrivateUsage]
-from experiment_adapters.postgres.unit_of_work import PostgresUnitsOfWork
+from experiment_adapters.postgres.unit_of_work import PostgresUnitOfWork, PostgresUnitsOfWork
 from experiment_domain.telemetry.batches import Column
-from experiment_domain.telemetry.envelopes import EnvelopeQuery
+from experiment_domain.telemetry.envelopes import Envelope, EnvelopeQuery
 from experiment_domain.telemetry.store import Layer
 from experiment_domain.unit_of_work import UnitsOfWork
 from keeping import SYSTEM
+from laboratory import Laboratory, token_of
+from recorder import Recorder
 from rig import SECOND, T0, Rig, column_of
 
 pytestmark = pytest.mark.postgres
 
 CHUNKS, EACH = 4, 5
+START = T0 - 10**12
+STEPS = 5_000 if settings.get_current_profile_name() == "nightly" else 100
 
 
 @frozen
@@ -232,3 +240,70 @@ async def test_a_series_that_is_longer_than_there_is_room_for_leaves_the_others(
     assert [await other.highest(), await it.highest()] == [1.0, 1.0]
     await other.change(RAISE)
     assert await other.highest() == 1.0
+
+
+async def test_whatever_happens_an_envelope_is_what_a_first_look_shows(
+    it: Known, postgres_units_of_work: UnitsOfWork
+) -> None:
+    sent = await Recorder.make(await Laboratory.open(postgres_units_of_work), valid_range={"min": None, "max": 60.0})
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    await sent.send((START, 1.0))  # whoever makes a series is waited for
+    under_way: list[AsyncExitStack] = []
+    try:
+        for step in range(STEPS):
+            await _go_on(sent, step, chance, under_way)
+            query = _any_query(sent, step, chance)
+            async with it.units.begin(SYSTEM, read_only=True) as uow:
+                assert isinstance(uow, PostgresUnitOfWork)
+                found = await uow.envelopes.read(query)
+                first = await PostgresEnvelopes(uow._statements, KnownHeaders(), Edges()).read(query)  # pyright: ignore[reportPrivateUsage]
+            assert _shown(found) == _shown(first), step
+    finally:
+        for stack in under_way:
+            await _take_back(stack)
+
+
+async def _go_on(sent: Recorder, step: int, chance: random.Random, under_way: list[AsyncExitStack]) -> None:
+    """Take a batch in, at once, or by a transaction that ends later, if ever; or end one, or merge."""
+    number = step if chance.random() < 0.7 else chance.randrange(step + 1)
+    stamps = range(START + number * 5 * SECOND, START + (number * 5 + chance.randrange(1, 8)) * SECOND, SECOND)
+    batch = sent.batch(*((stamp, chance.uniform(-9, 99)) for stamp in stamps))
+    kind = chance.random()
+    if kind < 0.3 and len(under_way) < 3:
+        stack = AsyncExitStack()
+        work = await stack.enter_async_context(sent.lab.services.begin(token_of(sent.made)))
+        await work.telemetry.ingest(batch)
+        under_way.append(stack)
+    elif kind < 0.5 and under_way:
+        stack = under_way.pop(chance.randrange(len(under_way)))
+        await (stack.aclose() if chance.random() < 0.7 else _take_back(stack))
+    elif kind < 0.6 and not under_way:
+        await sent.compact()
+    else:
+        await sent.lab.ingest(sent.made, batch)
+
+
+def _any_query(sent: Recorder, step: int, chance: random.Random) -> EnvelopeQuery:
+    start = chance.choice([None, START + chance.randrange(5 * step + 1) * SECOND])
+    return EnvelopeQuery(
+        capture_session_id=sent.session.id,
+        sensor_id=sent.made.sensor.id,
+        signal="value",
+        layer=chance.choice(list(Layer)),
+        profile_id=sent.session.pins[0].profile_id,
+        points=chance.choice([1, 7, 100]),
+        start=start,
+        end=chance.choice([None, (start or START) + chance.randrange(1, 100) * SECOND]),
+    )
+
+
+async def _take_back(stack: AsyncExitStack) -> None:
+    with suppress(InterruptedError):
+        async with stack:
+            raise InterruptedError
+
+
+def _shown(envelope: Envelope) -> list[list[str]]:
+    return [list(map(repr, column)) for column in envelope.columns[:-1]]
