@@ -240,7 +240,7 @@ async def _kill_again_and_again(server: Server, chance: random.Random) -> None:
         began = time.monotonic()
         await asyncio.to_thread(server.kill if chance.random() < 0.7 else server.stop)
         await asyncio.to_thread(server.start)
-        # It lives for about as long as it was away: on a slow machine it would be away most of the time.
+        # It lives for about as long as it was away: or else, on a slow machine, it would be away most of the time.
         await asyncio.sleep(chance.uniform(0.5, 1.5) * max(1.0, time.monotonic() - began))
 
 

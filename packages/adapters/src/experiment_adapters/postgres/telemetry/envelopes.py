@@ -99,10 +99,10 @@ class PostgresEnvelopes(Envelopes):
             if whole is not None and _is_part(query, *whole):
                 found = await headers(self._statements, stored, start=query.start, end=query.end)
                 return await self._made(query, whole, found)
-        known = await self._known.read(self._statements, stored)
-        if known is None:
+        found = await self._known.read(self._statements, stored)
+        if found is None:
             return Envelope.empty()
-        return await self._made(query, known.extent, known.between(query.start, query.end))
+        return await self._made(query, found.extent, found.between(query.start, query.end))
 
     async def _made(self, query: EnvelopeQuery, whole: tuple[int, int], found: Headers | None) -> Envelope:
         pixels = Pixels.of(query, *whole)
@@ -270,9 +270,9 @@ def _pieces_of(chunks: "Sequence[Opened | Merged]", pixels: Pixels) -> Pieces:
 
 
 def _begins(timestamps: Integers, shores: Integers, pixels: Pixels) -> Integers:
-    """Where in these readings pieces begin: with each pixel, and with each chunk, whose `shores` are given.
+    """Where in these readings pieces begin: with each pixel, and with each chunk, at its shore.
 
-    A chunk that was not opened may lie between two that were, in one pixel.
+    A chunk that was not opened may lie between two that were, in one pixel. Shores may lie outside of these readings.
     """
     if not len(timestamps):
         return np.empty(0, np.int64)

@@ -154,16 +154,15 @@ class Headers:
 
     def taken(self, chosen: "NDArray[np.bool_] | Integers") -> "Headers":
         """Some of the chunks."""
-        return evolve(self, **{name: column[chosen] for name, column in self.columns()})
+        return evolve(self, **{name: column[chosen] for name, column in self._columns()})
 
     def and_those(self, other: "Headers") -> "Headers":
         """Together with others of the same series."""
-        both = zip(self.columns(), other.columns(), strict=True)
-        together = evolve(self, **{name: np.concatenate((ours, theirs)) for (name, ours), (_, theirs) in both})
+        columns = {name: np.concatenate((column, getattr(other, name))) for name, column in self._columns()}
+        together = evolve(self, **columns)
         return together.taken(np.lexsort((together.positions, together.starts)))
 
-    def columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """What is known of the chunks, by name."""
+    def _columns(self) -> Iterator[tuple[str, NDArray[Any]]]:
         for attribute in fields(Headers):
             column = getattr(self, attribute.name)
             if isinstance(column, np.ndarray):
@@ -178,7 +177,7 @@ class Headers:
         """Of each of these chunks and a moment, what tells them from all others and what they held at other times."""
         stored = self.stored
         prefix = stored.profile_id.bytes if stored.is_physical and stored.profile_id is not None else b""
-        columns = [column[places] for _, column in self.columns()]
+        columns = [column[places] for _, column in self._columns()]
         table = np.column_stack([*(column.view(np.int64) for column in columns), moments])
         return [prefix + row.tobytes() for row in table]
 
@@ -200,9 +199,8 @@ async def headers(
 ) -> Headers | None:
     """The headers of a series; None where there are none.
 
-    With `start` or `end` of the chunks that may hold readings from `start` to before `end`, with `received_since` of
-    those that this transaction or a later one received. These are looked for; those of the whole series take less time
-    than to look for most of them.
+    With `start` or `end`: of the chunks that may hold readings from `start` to before `end`. With `received_since`: of
+    those that this transaction or a later one received. For most of a series, reading all takes less time than looking.
     """
     conditions = within(stored.conditions(), start, end)
     if received_since is not None:
@@ -222,17 +220,18 @@ async def headers(
 
 
 async def extent(statements: Statements, stored: Stored) -> tuple[int, int] | None:
-    """The first and the last moment of a series; None where it has no readings, or some of them have no such layer."""
+    """The first and the last moment of a series.
+
+    None where it has no readings, or where some of its chunks lack the layer: its headers alone tell where it lies.
+    """
     conditions = stored.conditions()
     where, parameters = " AND ".join(conditions.texts), conditions.parameters
+    having = ""
     if stored.is_physical:
-        layer = f"(SELECT count(*) FROM telemetry_physical_chunks AS chunk WHERE {where} AND profile_id = %s)"
-        parameters = [*parameters, *parameters, stored.profile_id]
-    else:
-        layer = "count(*)"
+        layer = f"SELECT count(*) FROM telemetry_physical_chunks AS chunk WHERE {where} AND profile_id = %s"
+        having, parameters = f"HAVING count(*) = ({layer})", [*parameters, *parameters, stored.profile_id]
     row = await statements.ask(
-        f"SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk WHERE {where} HAVING {layer} = count(*)",
-        parameters,
+        f"SELECT min(starts_at), max(ends_at) FROM telemetry_chunks AS chunk WHERE {where} {having}", parameters
     ).row()
     return None if row is None or row[0] is None else (micros(row[0]), micros(row[1]))
 

@@ -1,8 +1,8 @@
 """The headers of the series that were looked at last, kept in memory: only those of chunks that came since are read.
 
 Whoever looks at a chart again, or moves or zooms it, asks for the same headers, and to read those of 10,000 chunks
-takes longer than all the rest of an envelope. What a chunk holds does not change: chunks come, by transactions that
-they name, and they go where they are merged, which leaves its trace in the row of their series.
+takes longer than all the rest of an envelope. What a chunk holds does not change: chunks are received by transactions
+that they name, and they are merged into others, which leaves its trace in the row of their series.
 """
 
 import time
@@ -19,8 +19,6 @@ ROOM = 1 << 17
 """How many headers are kept, in about 10 MB; the series that was looked at longest ago goes first."""
 _EACH = 32
 """What a series takes besides, 2.5 KB, in headers."""
-_FRESH = 1.0
-"""For how many seconds what is known stays as it is, if nothing came: nobody who began meanwhile has to do without."""
 
 _STATE = """
 SELECT pg_postmaster_start_time(), (SELECT oid FROM pg_database WHERE datname = current_database()), series.xmin::text,
@@ -55,6 +53,7 @@ class Known:
     is_complete: bool
     """Whether all chunks that were received have this layer: the others may get it without a trace."""
     read_at: float = field(factory=time.monotonic)
+    """When they had been read, by the monotonic clock: after the moment that they are of."""
 
     def is_before(self, statements: Statements) -> bool:
         """Whether these statements see all that is known: to those that have held still since before, it is to come."""
@@ -125,12 +124,14 @@ async def _later(statements: Statements, known: Known) -> Known | None:
     if Version(*version) != known.version:
         return None
     if not count:
-        is_fresh = time.monotonic() < known.read_at + _FRESH
-        return known if is_fresh else evolve(known, horizon=horizon, read_at=time.monotonic())
+        return evolve(known, horizon=horizon, read_at=time.monotonic())
+    if count >= len(known.headers.positions):
+        # Of a database that was copied as SQL, the chunks name transactions that are yet to come: all, each time.
+        return None
     came = await headers(statements, stored, received_since=known.horizon)
     if came is None:
         return None
-    # A transaction behind the horizon may have ended before the headers were read.
+    # Of transactions from the horizon on, some had ended, and their chunks are known.
     new = np.flatnonzero(~np.isin(came.positions, known.headers.positions))
     together = known.headers.and_those(came.taken(new)) if len(new) else known.headers
     is_complete = len(came.positions) == count

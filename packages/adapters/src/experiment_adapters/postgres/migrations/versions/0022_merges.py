@@ -13,5 +13,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Note those of chunks that were merged before, too."""
+    """Note merges of chunks that name no transaction, too."""
     run_sql("0022_merges.sql")
