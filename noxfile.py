@@ -101,6 +101,7 @@ def nightly(session: nox.Session) -> None:
         "tests/contract/test_event_feed.py",
         "tests/contract/test_event_plans.py",
         "tests/contract/test_live.py",
+        "tests/contract/test_known_headers.py",
         "--timeout=7200",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "nightly"},
