@@ -139,8 +139,8 @@ class Rig:
             )
         )
 
-    async def envelope(self, points: int, layer: Layer = Layer.RAW, **values: Any) -> Envelope:
-        query = EnvelopeQuery(
+    def envelope_query(self, points: int, layer: Layer = Layer.RAW, **values: Any) -> EnvelopeQuery:
+        return EnvelopeQuery(
             **{
                 "capture_session_id": self.session.id,
                 "sensor_id": self.sensor.id,
@@ -151,6 +151,9 @@ class Rig:
                 **values,
             }
         )
+
+    async def envelope(self, points: int, layer: Layer = Layer.RAW, **values: Any) -> Envelope:
+        query = self.envelope_query(points, layer, **values)
         return await ask(self.units, lambda uow: uow.envelopes.read(query))
 
     async def stopped(self) -> CaptureSession:
